@@ -1,0 +1,273 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Apply or remove a batch of Kubernetes documents."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: k8s_apply
+author: The mlops.platform contributors (@mlops)
+short_description: Apply a batch of Kubernetes documents server-side, aware of who owns which field
+version_added: "0.1.0"
+description:
+  - Applies the documents of manifests in phases - CustomResourceDefinitions (until they are Established), Namespaces, everything else,
+    webhook configurations, custom resources - and in parallel within a phase. Kinds, namespaces and conflicts are checked by the server.
+  - Before anything is written, every kind and namespace is looked up; a missing one is an error that names the object and the remedy.
+  - An object that a webhook refuses because the webhook is still starting is tried again until O(timeout), or until it is known that
+    waiting does not help; the error then names the webhook and what is wrong with the pods behind it. Nothing else is retried.
+  - Where another field manager has changed a field since, its kind decides. A person's tool (kubectl, k9s, Lens, …) - the field is
+    taken back, and reported as a change. A declarative tool (Helm, Argo CD, Flux, Terraform, whatever uses server-side apply) - an
+    error that names both managers, the fields and O(force_managers). Any other, that is a controller - the field is left to it, see
+    RV(left).
+    What somebody added beside the applied fields stays.
+  - Only differences of contents count as changes, not those of status or of C(managedFields).
+options:
+  set:
+    description: Name of what is applied. The field manager is C(mlops-platform-<set>).
+    type: str
+    required: true
+  set_namespace:
+    description:
+      - Namespace of the ConfigMap C(mlops-platform-<set>), which lists what was applied. It may be created by the documents.
+      - Without it there is no list, and nothing can be pruned. Like C(managedFields), the list never counts as a change.
+    type: str
+  state:
+    description:
+      - V(absent) deletes the objects and waits until they are gone - custom resources first, then the definitions with everything
+        that was made of them, then the rest, namespaces last. A timeout names the finalizers that block.
+    type: str
+    choices: [present, absent]
+    default: present
+  files:
+    description:
+      - Manifests in YAML or JSON. Lists are flattened. The same object twice is an error, unless both are equal.
+    type: list
+    elements: path
+    default: []
+  documents:
+    description: Further documents.
+    type: list
+    elements: dict
+    default: []
+  namespace:
+    description: Namespace of namespaced documents that name none.
+    type: str
+    default: default
+  patches:
+    description: Changes to the documents, in this order. One that matches no document is an error.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      target:
+        description: The documents that are meant.
+        type: dict
+        required: true
+        suboptions: &target
+          kind:
+            description: Kind.
+            type: str
+            required: true
+          name:
+            description: Name, or a pattern such as V(config-*). Without it every object of the kind is meant.
+            type: str
+          namespace:
+            description: Namespace, or a pattern.
+            type: str
+          apiVersion:
+            description: API version.
+            type: str
+      merge:
+        description: JSON merge patch (null deletes), except that lists whose items all have a C(name) are merged by it.
+        type: dict
+      json_data:
+        description: By key of a ConfigMap's data, what is merged into the JSON text under this key.
+        type: dict
+      optional:
+        description: Whether it may match nothing.
+        type: bool
+        default: false
+  images:
+    description:
+      - Image references, to be replaced where one equals a key - in containers (image, arguments, command, environment) and in the data
+        of ConfigMaps, there also as a string within JSON text.
+    type: dict
+    default: {}
+  exclude:
+    description: Documents to leave out.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
+  prune:
+    description:
+      - Whether to delete what an earlier run of the set applied and the documents no longer have.
+      - CustomResourceDefinitions, Namespaces and PersistentVolumeClaims are never pruned, nor is what another set lists or what this field
+        manager has no field of any more. With O(state=absent), what is listed is deleted too.
+    type: bool
+    default: false
+  force_managers:
+    description: Field managers (patterns) that lose conflicts, e.g. V(helm) to take over what Helm installed.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: How long to wait for definitions, webhooks and deletions, in seconds.
+    type: float
+    default: 300
+extends_documentation_fragment:
+  - mlops.platform.cluster
+attributes:
+  check_mode:
+    support: full
+    description: Asks the server (dry run). Objects of kinds and namespaces that do not exist yet are predicted as created.
+  diff_mode:
+    support: full
+    description: Values of Secrets are hidden.
+"""
+
+EXAMPLES = r"""
+- name: Apply manifests with a change
+  mlops.platform.k8s_apply:
+    set: web
+    set_namespace: web
+    prune: true
+    files: [/srv/web/web.yaml]
+    images: {"docker.io/library/nginx:1.29": "registry.example.com/nginx:1.29"}
+    patches:
+      - target: {kind: Deployment, name: web}
+        merge: {spec: {template: {spec: {containers: [{name: web, resources: {requests: {cpu: 100m}}}]}}}}
+      - target: {kind: ConfigMap, name: web-config}
+        json_data: {ingress: {domain: example.com}}
+
+- name: Remove it
+  mlops.platform.k8s_apply:
+    set: web
+    set_namespace: web
+    state: absent
+    prune: true
+    files: [/srv/web/web.yaml]
+"""
+
+RETURN = r"""
+objects:
+  description: The objects, and what was done to each.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    apiVersion:
+      description: API version.
+      type: str
+    kind:
+      description: Kind.
+      type: str
+    namespace:
+      description: Namespace, empty for an object without one.
+      type: str
+    name:
+      description: Name.
+      type: str
+    action:
+      description: V(created), V(configured), V(unchanged) or V(deleted).
+      type: str
+left:
+  description: The fields that were left to controllers.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - object: ValidatingWebhookConfiguration config.webhook.serving.knative.dev
+      fields: ['.webhooks[name="config.webhook.serving.knative.dev"].rules']
+      manager: webhook
+"""
+
+import traceback
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    from ansible_collections.mlops.platform.plugins.module_utils import apply, documents
+    from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster, ClusterError
+
+    MISSING = None
+except ImportError:
+    MISSING = traceback.format_exc()
+
+TARGET = {
+    "kind": {"type": "str", "required": True},
+    "name": {"type": "str"},
+    "namespace": {"type": "str"},
+    "apiVersion": {"type": "str"},
+}
+PATCH = {
+    "target": {"type": "dict", "required": True, "options": TARGET},
+    "merge": {"type": "dict"},
+    "json_data": {"type": "dict"},
+    "optional": {"type": "bool", "default": False},
+}
+OPTIONS = {
+    "kubeconfig": {"type": "path"},
+    "context": {"type": "str"},
+    "set": {"type": "str", "required": True},
+    "set_namespace": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "files": {"type": "list", "elements": "path", "default": []},
+    "documents": {"type": "list", "elements": "dict", "default": []},
+    "namespace": {"type": "str", "default": "default"},
+    "patches": {"type": "list", "elements": "dict", "default": [], "options": PATCH},
+    "images": {"type": "dict", "default": {}},
+    "exclude": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
+    "prune": {"type": "bool", "default": False},
+    "force_managers": {"type": "list", "elements": "str", "default": []},
+    "timeout": {"type": "float", "default": 300},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    if MISSING:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=MISSING)
+    params = module.params
+    if params["prune"] and not params["set_namespace"]:
+        module.fail_json(msg="prune needs set_namespace: only the list kept there tells what an earlier run applied")
+    try:
+        report, failure = run(params, module.check_mode), ""
+    except apply.ApplyError as error:
+        report, failure = error.report, str(error)
+    except (documents.DocumentError, ClusterError) as error:
+        module.fail_json(msg=str(error))
+    for warning in sorted(report.warnings):
+        module.warn(warning)
+    result = report.result()
+    if module._diff:
+        result["diff"] = report.diff()
+    if failure:
+        module.fail_json(msg=failure, **result)
+    module.exit_json(**result)
+
+
+def run(params: dict, check_mode: bool) -> apply.Report:
+    """Do what the parameters say."""
+    docs = documents.load(params["files"], params["documents"], params["namespace"])
+    docs = documents.exclude(docs, params["exclude"])
+    docs = documents.replace_images(docs, params["images"])
+    docs = documents.patch(docs, params["patches"])
+    cluster = Cluster(params["kubeconfig"], params["context"])
+    inventory = apply.Inventory(cluster, params["set"], params["set_namespace"]) if params["set_namespace"] else None
+    common = {
+        "namespace": params["namespace"],
+        "timeout": params["timeout"],
+        "dry_run": check_mode,
+        "inventory": inventory,
+        "prune": params["prune"],
+    }
+    manager = f"mlops-platform-{params['set']}"
+    if params["state"] == "absent":
+        return apply.remove(cluster, docs, manager, **common)
+    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], **common)
+
+
+if __name__ == "__main__":
+    main()

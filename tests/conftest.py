@@ -1,0 +1,113 @@
+"""Fixtures for tests against a real API server: kube-apiserver and etcd, nothing else, so no controller interferes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOKEN = "admin-of-the-test-server"
+
+
+def _program(name: str) -> str:
+    cache = Path(os.environ.get("MLOPS_PLATFORM_CACHE") or "~/.cache/mlops-platform").expanduser()
+    path = cache / "mirror" / "bin" / name
+    if not path.exists():
+        pytest.fail(f"{path} is missing. Build it with: make up", pytrace=False)
+    return str(path)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _service_account_key(path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    )
+
+
+def _wait_ready(url: str, certificate: Path, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    direct = urllib.request.ProxyHandler({})
+    while True:
+        try:
+            secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(certificate)))
+            urllib.request.build_opener(direct, secure).open(f"{url}/readyz", timeout=5).close()
+            return
+        except OSError as error:  # not listening yet, not ready yet, certificate not written yet
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"kube-apiserver is not ready ({error}):\n{log.read_text()[-3000:]}", pytrace=False)
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory):
+    """Path of the kubeconfig of a running API server."""
+    etcd, apiserver = _program("etcd/etcd"), _program("kubernetes/kube-apiserver")
+    home = tmp_path_factory.mktemp("api-server")
+    _service_account_key(home / "sa.key")
+    (home / "tokens").write_text(f"{TOKEN},admin,admin,system:masters\n")
+    store, peer, port = (_free_port() for _ in range(3))
+    url = f"https://127.0.0.1:{port}"
+    commands = {
+        "etcd": [
+            etcd, "--data-dir", f"{home}/etcd", "--unsafe-no-fsync",
+            f"--listen-client-urls=http://127.0.0.1:{store}", f"--advertise-client-urls=http://127.0.0.1:{store}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        ],
+        "kube-apiserver": [
+            apiserver, f"--etcd-servers=http://127.0.0.1:{store}", f"--secure-port={port}", "--bind-address=127.0.0.1",
+            f"--cert-dir={home}/certificates", f"--token-auth-file={home}/tokens", "--authorization-mode=RBAC",
+            "--service-account-issuer=https://test", f"--service-account-key-file={home}/sa.key",
+            f"--service-account-signing-key-file={home}/sa.key", "--service-cluster-ip-range=10.0.0.0/24",
+            "--endpoint-reconciler-type=none", "--allow-privileged",
+            "--disable-admission-plugins=ServiceAccount",  # nothing creates the accounts that it asks for
+        ],
+    }  # fmt: skip
+    processes = []
+    try:
+        for name, command in commands.items():
+            with open(home / f"{name}.log", "wb") as log:
+                processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=home))
+        certificate = home / "certificates" / "apiserver.crt"
+        _wait_ready(url, certificate, processes[-1], home / "kube-apiserver.log")
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": str(certificate)}}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        }
+        (home / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        yield str(home / "kubeconfig")
+    finally:
+        for process in reversed(processes):  # etcd last, or the server spends its end looking for it
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def cluster(api_server):
+    """A client of the API server."""
+    from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster
+
+    return Cluster(api_server)
