@@ -364,6 +364,27 @@ def _tolerations(value: object, rule: dict) -> None:
             raise Wrong(f"{where} tolerationSeconds without effect NoExecute", "write effect: NoExecute, or leave tolerationSeconds out")
 
 
+def _workloads(value: object, rule: dict) -> None:
+    """What the filter workload_patches takes, for the workloads that `choices` names."""
+    if not isinstance(value, Mapping):
+        raise Wrong("is not a mapping", "write {name of the workload: {replicas: 2}}")
+    for name, settings in value.items():
+        if rule.get("choices") and name not in rule["choices"]:
+            raise Wrong(f"has the unknown workload {str(name)!r}", f"known are {', '.join(map(str, rule['choices']))}")
+        if not isinstance(settings, Mapping):
+            raise Wrong(f"has {name}, which is not a mapping", f"write {{{name}: {{replicas: 2}}}}")
+        for key, item in settings.items():
+            if key not in _WORKLOAD:
+                raise Wrong(f"has in {name} the unknown key {str(key)!r}", f"known are {', '.join(_WORKLOAD)}")
+            try:
+                _WORKLOAD[key](item, {})
+            except Wrong as wrong:
+                raise Wrong(f"has {name}.{key}: {_shown(item)}, which {wrong.what}", wrong.instead) from None
+
+
+_WORKLOAD = {"replicas": _count, "resources": _resources, "node_selector": _labels, "tolerations": _tolerations}
+
+
 def _ip(value: object, rule: dict) -> None:
     try:
         ipaddress.ip_address(value if isinstance(value, str) else "")
@@ -404,6 +425,7 @@ TYPES: dict[str, tuple[Callable[[object, dict], None], str]] = {
     "labels": (_labels, "a mapping of labels"),
     "node_selector": (_labels, "a mapping of node labels"),
     "tolerations": (_tolerations, "a list of tolerations"),
+    "workloads": (_workloads, "a mapping of workloads to what is set for them"),
     "ip": (_ip, "an IP address"),
     "cidr": (_cidr, "a network such as 192.0.2.0/24"),
     "email": (_email, "an e-mail address"),

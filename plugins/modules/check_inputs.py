@@ -48,6 +48,7 @@ options:
           - labels
           - node_selector
           - tolerations
+          - workloads
           - ip
           - cidr
           - email

@@ -7,6 +7,11 @@ import pytest
 from ansible_collections.mlops.platform.plugins.module_utils import inputs
 
 
+def test_workloads_are_the_known_ones():
+    [line] = problems({"wep": {"replicas": 2}}, type="workloads", choices=["web"])
+    assert "unknown workload 'wep'; known are web" in line
+
+
 def problems(value, **rule):
     return inputs.check([{"variable": "x", **rule}], {"x": value}.__getitem__)
 
@@ -26,10 +31,16 @@ GOOD = [
     ("tolerations", []), ("tolerations", [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, {"operator": "Exists"}]),
     ("tolerations", [{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 30}]),
     ("node_selector", {}), ("node_selector", {"kubernetes.io/os": "linux", "disk": ""}),
+    ("workloads", {}), ("workloads", {"web": {"replicas": 0, "resources": {"requests": {"cpu": 1}}, "node_selector": {}, "tolerations": []}}),
     ("ip", "192.0.2.1"), ("ip", "2001:db8::1"), ("cidr", "10.0.0.0/8"), ("email", "a@example.com"), ("string", "anything"),
 ]  # fmt: skip
 
 BAD = [
+    ("workloads", {"web": {"replicas": -2}}, "web.replicas: -2, which is less than 0", "0 or more"),
+    ("workloads", {"web": {"replica": 2}}, "unknown key 'replica'", "replicas"),
+    ("workloads", {"web": {"resources": {"cpu": 1}}}, "web.resources", "requests"),
+    ("workloads", {"web": 2}, "web, which is not a mapping", "{web: {replicas: 2}}"),
+    ("workloads", ["web"], "is not a mapping", "{name of the workload: {replicas: 2}}"),
     ("count", "two", "'two' is not a whole number", "digits"),
     ("count", 1.5, "is not a whole number", "digits"),
     ("count", True, "true is not a whole number", "digits"),
