@@ -31,7 +31,8 @@ GOOD = [
     ("tolerations", []), ("tolerations", [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, {"operator": "Exists"}]),
     ("tolerations", [{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 30}]),
     ("node_selector", {}), ("node_selector", {"kubernetes.io/os": "linux", "disk": ""}),
-    ("workloads", {}), ("workloads", {"web": {"replicas": 0, "resources": {"requests": {"cpu": 1}}, "node_selector": {}, "tolerations": []}}),
+    ("workloads", {}),
+    ("workloads", {"web": {"replicas": 0, "resources": {"requests": {"cpu": 1}}, "node_selector": {}, "tolerations": []}}),
     ("ip", "192.0.2.1"), ("ip", "2001:db8::1"), ("cidr", "10.0.0.0/8"), ("email", "a@example.com"), ("string", "anything"),
 ]  # fmt: skip
 

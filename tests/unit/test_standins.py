@@ -1,4 +1,4 @@
-"""The small stand-ins of the mirror's images: the sample service, kube-rbac-proxy, the storage initializer."""
+"""The small stand-ins of the mirror's images: the sample service, the storage initializer."""
 
 from __future__ import annotations
 
@@ -56,36 +56,6 @@ def test_helloworld_answers_every_request_of_a_connection(hello):
 def test_helloworld_ends_on_sigterm(hello):
     hello[1].send_signal(signal.SIGTERM)
     assert hello[1].wait(5) == 0
-
-
-ALLOWED = {"TokenReview": {"authenticated": True, "user": {"username": "system:serviceaccount:m:prometheus", "groups": ["g"]}},
-           "SubjectAccessReview": {"allowed": True}}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("authorization", "answers", "status"),
-    [
-        ("", ALLOWED, 401),
-        ("Basic abc", ALLOWED, 401),
-        ("Bearer t", ALLOWED | {"TokenReview": {}}, 401),
-        ("Bearer t", ALLOWED | {"SubjectAccessReview": {"allowed": False}}, 403),
-        ("Bearer t", ALLOWED, 0),
-    ],
-    ids=["no token", "no bearer", "unknown token", "not allowed", "allowed"],
-)
-def test_kube_rbac_proxy_lets_through_only_whom_the_api_server_allows(monkeypatch, authorization, answers, status):
-    proxy = load(pathlib.Path("standins/kube_rbac_proxy.py"), monkeypatch)
-    asked = {}
-
-    def review(kind, group, spec):
-        asked[kind] = spec
-        return answers[kind]
-
-    monkeypatch.setattr(proxy, "review", review)
-    assert proxy.refusal(authorization, "GET", "/metrics?x=y")[0] == status
-    if status in (0, 403):
-        assert asked["SubjectAccessReview"]["nonResourceAttributes"] == {"path": "/metrics", "verb": "get"}
-        assert asked["SubjectAccessReview"]["groups"] == ["g"]
 
 
 def test_storage_initializer_copies_from_volumes(tmp_path, monkeypatch):
