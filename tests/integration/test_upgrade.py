@@ -29,13 +29,14 @@ class Client(threading.Thread):
     def __init__(self, gateway: str, host: str):
         super().__init__(daemon=True)
         self.gateway, self.host, self.stop = gateway, host, threading.Event()
-        self.answered, self.failures = [], []
+        self.answered, self.failures, self.ended = [], [], 0.0
 
     def run(self) -> None:
         for _ in range(6000):
             if self.stop.wait(0.1):
-                return
+                break
             self.ask()
+        self.ended = time.monotonic()
 
     def ask(self) -> None:
         connection = http.client.HTTPConnection(self.gateway, timeout=10)
@@ -53,13 +54,13 @@ class Client(threading.Thread):
             self.failures.append((time.monotonic(), said))
 
     def outages(self) -> list[float]:
-        """From each good answer to the next one, in seconds, longest first: a request that hangs counts, too."""
-        return sorted((after - before for before, after in itertools.pairwise(self.answered)), reverse=True)
+        """From each good answer to the next one or to the end, in seconds, longest first: a request that hangs counts, too."""
+        return sorted((after - before for before, after in itertools.pairwise([*self.answered, self.ended])), reverse=True)
 
 
 @pytest.mark.cluster
 def test_upgrade_under_requests(on_cluster, kubectl, gateway):
-    before = on_cluster("site.yml", "-e", "platform_release=serving-1.14")
+    before = on_cluster("site.yml", "-e", "platform_release=serving-1.14", "-e", "platform_smoke=true")
     assert before.code == 0, before.output
 
     kubectl("apply", "--filename=-", given=SERVICE)
@@ -79,6 +80,7 @@ def test_upgrade_under_requests(on_cluster, kubectl, gateway):
     after = on_cluster("playbooks/smoke.yml", "-e", "platform_release=serving-1.15")
     assert after.code == 0, after.output
 
+    assert client.answered and client.ended, client.failures[:20]
     longest = client.outages()[0]
     answers = f"{len(client.answered)} answers, {len(client.failures)} failures"
     print(f"{upgrade.seconds:.0f} s of upgrade, {answers}; longest outage {longest:.1f} s")
