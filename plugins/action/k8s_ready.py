@@ -15,6 +15,7 @@ display = Display()
 class ActionModule(ActionBase):
     """The controller's half of k8s_ready: a module cannot print while it runs."""
 
+    MODULE = "mlops.platform.k8s_ready"
     _supports_check_mode = True
     _supports_async = False
 
@@ -26,7 +27,7 @@ class ActionModule(ActionBase):
         state, slice_, shown = None, arguments.pop("slice", None) or FIRST_SLICE, set()
         while True:
             answer = self._execute_module(
-                module_name="mlops.platform.k8s_ready", module_args={**arguments, "slice": slice_, "state": state}, task_vars=task_vars
+                module_name=self.MODULE, module_args={**arguments, "slice": slice_, "state": state}, task_vars=task_vars
             )
             state = answer.pop("state", None)
             waiting = answer.pop("waiting", None)

@@ -407,6 +407,27 @@ def _email(value: object, rule: dict) -> None:
         raise Wrong("is not an e-mail address", "write one such as name@example.com")
 
 
+def _gcp_project(value: object, rule: dict) -> None:
+    what, instead = "is not the ID of a Google Cloud project", "write 6 to 30 lower-case letters, digits and dashes, such as my-project"
+    if not isinstance(value, str):
+        raise Wrong(what, instead)
+    if value.isdigit():
+        raise Wrong("is the number of a project", "write its ID, such as my-project (`gcloud projects list` shows both)")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
+        raise Wrong(what, instead)
+
+
+def _gpu_pool(value: object, rule: dict) -> None:
+    from ansible_collections.mlops.platform.plugins.module_utils.gcp import gpu_pools
+
+    if not isinstance(value, Mapping):
+        raise Wrong("is not a mapping", "write {name: gpu, accelerator: nvidia-l4, max: 2}")
+    try:
+        gpu_pools.node_pool(dict(value))
+    except gpu_pools.PoolError as error:
+        raise Wrong(error.what, f"write {error.remedy}") from None
+
+
 # type → check, what is expected in words
 TYPES: dict[str, tuple[Callable[[object, dict], None], str]] = {
     "count": (_count, "a whole number"),
@@ -429,4 +450,6 @@ TYPES: dict[str, tuple[Callable[[object, dict], None], str]] = {
     "ip": (_ip, "an IP address"),
     "cidr": (_cidr, "a network such as 192.0.2.0/24"),
     "email": (_email, "an e-mail address"),
+    "gcp_project": (_gcp_project, "the ID of a Google Cloud project such as my-project"),
+    "gpu_pool": (_gpu_pool, "a GPU pool such as {name: gpu, accelerator: nvidia-l4, max: 2}"),
 }

@@ -52,6 +52,8 @@ options:
           - ip
           - cidr
           - email
+          - gcp_project
+          - gpu_pool
       required:
         description: Whether it must be set. Otherwise null, the empty string and a variable that does not exist are accepted.
         type: bool

@@ -34,6 +34,7 @@ GOOD = [
     ("workloads", {}),
     ("workloads", {"web": {"replicas": 0, "resources": {"requests": {"cpu": 1}}, "node_selector": {}, "tolerations": []}}),
     ("ip", "192.0.2.1"), ("ip", "2001:db8::1"), ("cidr", "10.0.0.0/8"), ("email", "a@example.com"), ("string", "anything"),
+    ("gcp_project", "my-project"), ("gcp_project", "a23456"), ("gcp_project", "a" * 30),
 ]  # fmt: skip
 
 BAD = [
@@ -101,6 +102,12 @@ BAD = [
     ("cidr", "10.0.0.1/8", "is not a network", "write 10.0.0.0/8"),
     ("cidr", "x", "is not a network", "192.0.2.0/24"),
     ("email", "me", "is not an e-mail", "name@example.com"),
+    ("gcp_project", "My-Project", "is not the ID of a Google Cloud project", "my-project"),
+    ("gcp_project", "short", "is not the ID", "6 to 30"),
+    ("gcp_project", "ends-with-dash-", "is not the ID", "6 to 30"),
+    ("gcp_project", "a" * 31, "is not the ID", "6 to 30"),
+    ("gcp_project", "123456789012", "is the number of a project", "its ID"),
+    ("gcp_project", 123456789012, "is not the ID", "6 to 30"),
     ("string", 5, "is not a string", "quotes"),
 ]
 
