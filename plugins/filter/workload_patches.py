@@ -22,9 +22,9 @@ options:
     required: true
   workloads:
     description:
-      - The workloads of the manifests. C(name) of the object, C(container) that does the work, C(kind) (default C(Deployment)),
-        C(autoscaled) (true where a HorizontalPodAutoscaler of the same name owns the replicas; its minimum is set then)
-        and C(optional) (true where not every version has the object).
+      - The workloads of the manifests. C(name) of the object, C(container) that does the work (or C(containers), all whose resources are
+        set), C(kind) (default C(Deployment)), C(autoscaled) (true where a HorizontalPodAutoscaler of the same name owns the replicas;
+        its minimum is set then) and C(optional) (true where not every version has the object).
     type: list
     elements: dict
     required: true
@@ -75,7 +75,8 @@ def workload_patches(settings, workloads, resources=None, node_selector=None, to
         if wanted["tolerations"]:
             pod["tolerations"] = wanted["tolerations"]
         if wanted["resources"]:
-            pod["containers"] = [{"name": workload["container"], "resources": wanted["resources"]}]
+            containers = workload.get("containers") or [workload["container"]]
+            pod["containers"] = [{"name": container, "resources": wanted["resources"]} for container in containers]
         spec = {"template": {"spec": pod}} if pod else {}
         if wanted.get("replicas") is not None:
             if workload.get("autoscaled"):

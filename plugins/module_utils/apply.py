@@ -38,7 +38,9 @@ from ansible_collections.mlops.platform.plugins.module_utils.documents import (
 WORKERS = 8
 ATTEMPTS = 10  # to get a write in between those of others
 INVENTORY_LABEL = "mlops.platform/inventory"
-NEVER_PRUNED = {("apiextensions.k8s.io", "CustomResourceDefinition"), ("", "Namespace"), ("", "PersistentVolumeClaim")}
+# What takes data with it when it goes. keep: none of it is pruned; unused: definitions without objects are; delete: all but namespaces
+DEFINITION, NAMESPACE, CLAIM = ("apiextensions.k8s.io", "CustomResourceDefinition"), ("", "Namespace"), ("", "PersistentVolumeClaim")
+NEVER_PRUNED = {"keep": {DEFINITION, NAMESPACE, CLAIM}, "unused": {NAMESPACE, CLAIM}, "delete": {NAMESPACE}}
 
 # Field managers (patterns, lower case). People's tools lose a conflict, declarative tools make it an error, controllers win it.
 HANDS = ("kubectl*", "k9s*", "*lens*", "node-fetch", "headlamp*", "dashboard*", "octant*", "mozilla", "curl", "before-first-apply")
@@ -122,10 +124,12 @@ def apply(
     strict: bool = True,
     inventory: Inventory | None = None,
     prune: bool = False,
+    prune_data: str = "keep",
 ) -> Report:
     """Apply the documents as field manager `manager`; with `dry_run` say what that would do.
 
-    `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have.
+    `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have. `prune_data` is a
+    key of NEVER_PRUNED.
     """
     batch = _Batch(cluster, manager, tuple(force_managers), timeout, dry_run, strict)
     docs = batch.prepare(docs, namespace, inventory)
@@ -139,9 +143,9 @@ def apply(
             inventory.write(recorded, merge_entries(recorded, docs))
     if inventory and prune:
         wanted = {key(doc) for doc in docs}
-        batch.prune(inventory, [entry for entry in recorded if key(entry) not in wanted])
+        used = batch.prune(inventory, [entry for entry in recorded if key(entry) not in wanted], prune_data)
         if not dry_run:
-            inventory.write(merge_entries(recorded, docs), merge_entries([], docs))
+            inventory.write(merge_entries(recorded, docs), merge_entries(used, docs))
     return batch.report
 
 
@@ -175,6 +179,7 @@ def remove(
     dry_run: bool = False,
     inventory: Inventory | None = None,
     prune: bool = False,
+    prune_data: str = "keep",
 ) -> Report:
     """Delete the documents' objects and wait until they are gone; with `prune` also what else is in the inventory.
 
@@ -183,19 +188,25 @@ def remove(
     """
     batch = _Batch(cluster, manager, (), timeout, dry_run, strict=False)
     docs = batch.scope(docs, namespace)
+    named = {key(doc) for doc in docs}
     recorded = inventory.read() if inventory else []
     if prune:
-        named = {key(doc) for doc in docs}
-        docs = docs + [entry for entry in recorded if key(entry) not in named and (group_of(entry), entry["kind"]) not in NEVER_PRUNED]
+        docs = docs + [entry for entry in recorded if key(entry) not in named and _kind(entry) not in NEVER_PRUNED[prune_data]]
     foreign = inventory.foreign() if inventory else {}
     for doc in docs:
         if key(doc) in foreign:
             batch.report.warnings.append(f"{label(doc)} belongs to set {foreign[key(doc)]} too and is not deleted")
     definitions, namespaces, workloads, webhooks, custom = phases(doc for doc in docs if key(doc) not in foreign)
-    if inventory and not dry_run and cluster.get("v1", "ConfigMap", inventory.name, inventory.namespace):
-        namespaces = [inventory.document([]), *namespaces]  # last, with its namespace: until then it can still be continued
-    for group in (custom, definitions, webhooks, workloads, namespaces):
+    batch.delete(custom)
+    used = [doc for doc in definitions if prune_data == "unused" and key(doc) not in named and not batch.is_unused(doc)]
+    for group in ([doc for doc in definitions if doc not in used], webhooks, workloads):
         batch.delete(group)
+    if inventory and not dry_run and cluster.get("v1", "ConfigMap", inventory.name, inventory.namespace):
+        if used:
+            inventory.write(recorded, merge_entries([], used))
+        else:
+            namespaces = [inventory.document([]), *namespaces]  # last, with its namespace: until then it can still be continued
+    batch.delete(namespaces)
     batch.report.outcomes = [outcome for outcome in batch.report.outcomes if not inventory or not inventory.is_own(outcome.doc)]
     return batch.report
 
@@ -255,6 +266,10 @@ class Inventory:
 
 def _document(api_version: str, kind: str, name: str, namespace: str | None) -> dict:
     return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, **({"namespace": namespace} if namespace else {})}}
+
+
+def _kind(doc: dict) -> tuple[str, str]:
+    return group_of(doc), doc["kind"]
 
 
 def reference(doc: dict) -> dict:
@@ -371,7 +386,7 @@ class _Batch:
     # preparation
 
     def scope(self, docs: list[dict], namespace: str | None) -> list[dict]:
-        """The documents with the namespace they need, or without one if their kind has none; without status."""
+        """The documents with the namespace they need, or without one if their kind has none; without what controllers write."""
         self.defined = {(doc["spec"]["group"], doc["spec"]["names"]["kind"]): doc for doc in docs if is_crd(doc)}
         scoped = []
         for doc in docs:
@@ -380,7 +395,9 @@ class _Batch:
                 meta["namespace"] = meta.get("namespace") or namespace or "default"
             else:
                 meta.pop("namespace", None)
-            scoped.append({**{name: value for name, value in doc.items() if name != "status"}, "metadata": meta})
+            # the rules of an aggregated ClusterRole are its controller's, whatever the document says ([] in many releases)
+            written = {"status", "rules"} if doc.get("aggregationRule") else {"status"}
+            scoped.append({**{name: value for name, value in doc.items() if name not in written}, "metadata": meta})
         return scoped
 
     def _namespaced(self, doc: dict) -> bool:
@@ -537,14 +554,49 @@ class _Batch:
 
     # deleting
 
-    def prune(self, inventory: Inventory, entries: list[dict]) -> None:
-        """Delete what an earlier run applied and this one does not have, as far as it is still this set's."""
-        entries = [entry for entry in entries if (group_of(entry), entry["kind"]) not in NEVER_PRUNED]
+    def prune(self, inventory: Inventory, entries: list[dict], data: str) -> list[dict]:
+        """Delete what an earlier run applied and this one does not have, as far as it is still this set's.
+
+        In the order of `remove`. Returns the definitions that stay because there are objects of them: they are still this set's.
+        """
+        entries = [entry for entry in entries if _kind(entry) not in NEVER_PRUNED[data]]
         if not entries:
-            return
+            return []
         foreign = inventory.foreign()
-        for group in reversed(phases(entry for entry in entries if key(entry) not in foreign)):
-            self._rounds(group, self._prune)
+        definitions, _namespaces, workloads, webhooks, custom = phases(entry for entry in entries if key(entry) not in foreign)
+        self._prune_all(custom, wait=True)
+        unused = [entry for entry in definitions if data == "delete" or self.is_unused(entry)]
+        self._prune_all(unused, wait=True)
+        self._prune_all(webhooks)
+        self._prune_all(workloads)
+        return [entry for entry in definitions if entry not in unused]
+
+    def _prune_all(self, entries: list[dict], wait: bool = False) -> None:
+        done = len(self.report.outcomes)
+        self._rounds(entries, self._prune)
+        if wait:
+            self._await_gone(self.report.outcomes[done:])
+
+    def is_unused(self, definition: dict) -> bool:
+        """Whether there are no objects of a CustomResourceDefinition besides those that this run deletes; a warning names them."""
+        live = self._find(definition)
+        served = next((version["name"] for version in live["spec"]["versions"] if version.get("served")), None) if live else None
+        if not served:
+            return True
+        spec = live["spec"]
+        try:
+            found = self.cluster.list(f"{spec['group']}/{served}", spec["names"]["kind"])
+        except UnknownKind:  # it was never established
+            return True
+        gone = {key(outcome.doc) for outcome in self.report.outcomes if outcome.action == "deleted"}
+        left = ["/".join(part for part in key(item)[2:] if part) for item in found if key(item) not in gone]
+        if left:
+            shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+            self.report.warnings.append(
+                f"{label(definition)} is kept, because there are objects of it: {shown}. "
+                "Remedy: delete them, then rerun; or have them deleted with it (prune_data: delete)"
+            )
+        return not left
 
     def _prune(self, entry: dict) -> Outcome | None:
         live = self._find(entry)
@@ -560,12 +612,15 @@ class _Batch:
         """Delete the objects and wait until they are gone."""
         done = len(self.report.outcomes)
         self._rounds(docs, self._delete)
-        gone = self.report.outcomes[done:]
-        if not self.dry_run:
-            self._rounds(gone, self._gone, record=False)
-            for outcome in gone:
-                if is_crd(outcome.doc):
-                    self.cluster.forget(outcome.before)
+        self._await_gone(self.report.outcomes[done:])
+
+    def _await_gone(self, outcomes: list[Outcome]) -> None:
+        if self.dry_run:
+            return
+        self._rounds(outcomes, self._gone, record=False)
+        for outcome in outcomes:
+            if is_crd(outcome.doc):
+                self.cluster.forget(outcome.before)
 
     def _delete(self, doc: dict) -> Outcome | None:
         live = self._find(doc)

@@ -59,6 +59,11 @@ def is_crd(doc: dict) -> bool:
 
 def parse(text: str | bytes, origin: str) -> list[dict]:
     """The documents of a YAML (or JSON) text; `origin` names it in errors."""
+    if origin.endswith(".json"):  # many times faster, which large definitions make felt
+        try:
+            return [json.loads(text)]
+        except ValueError as error:
+            raise DocumentError(f"{origin}: {error}") from error
     try:
         return [doc for doc in yaml.load_all(text, Loader=_Loader) if doc is not None]  # noqa: S506 (a safe loader)
     except yaml.YAMLError as error:

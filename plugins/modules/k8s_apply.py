@@ -49,6 +49,11 @@ options:
     type: list
     elements: dict
     default: []
+  secrets:
+    description:
+      - Further documents, as JSON text of a list, which is shown nowhere. Meant for Secrets.
+    type: str
+    default: '[]'
   namespace:
     description: Namespace of namespaced documents that name none.
     type: str
@@ -102,10 +107,19 @@ options:
   prune:
     description:
       - Whether to delete what an earlier run of the set applied and the documents no longer have.
-      - CustomResourceDefinitions, Namespaces and PersistentVolumeClaims are never pruned, nor is what another set lists or what this field
-        manager has no field of any more. With O(state=absent), what is listed is deleted too.
+      - Namespaces are never pruned, nor is what another set lists or what this field manager has no field of any more;
+        CustomResourceDefinitions and PersistentVolumeClaims only if O(prune_data) says so. With O(state=absent), what is listed is deleted
+        too.
     type: bool
     default: false
+  prune_data:
+    description:
+      - Whether to prune what takes data with it. V(keep) prunes neither CustomResourceDefinitions nor PersistentVolumeClaims. V(unused)
+        prunes the CustomResourceDefinitions of which there are no objects; a warning names the objects of the others, which are looked at
+        again by later runs. V(delete) prunes both, with all that they hold.
+    type: str
+    choices: [keep, unused, delete]
+    default: keep
   force_managers:
     description: Field managers (patterns) that lose conflicts, e.g. V(helm) to take over what Helm installed.
     type: list
@@ -182,6 +196,7 @@ left:
       manager: webhook
 """
 
+import json
 import traceback
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -206,6 +221,7 @@ PATCH = {
     "json_data": {"type": "dict"},
     "optional": {"type": "bool", "default": False},
 }
+PRUNE_DATA = ("keep", "unused", "delete")
 OPTIONS = {
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
@@ -214,11 +230,13 @@ OPTIONS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "files": {"type": "list", "elements": "path", "default": []},
     "documents": {"type": "list", "elements": "dict", "default": []},
+    "secrets": {"type": "str", "default": "[]", "no_log": True},
     "namespace": {"type": "str", "default": "default"},
     "patches": {"type": "list", "elements": "dict", "default": [], "options": PATCH},
     "images": {"type": "dict", "default": {}},
     "exclude": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "prune": {"type": "bool", "default": False},
+    "prune_data": {"type": "str", "choices": list(PRUNE_DATA), "default": "keep"},
     "force_managers": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "float", "default": 300},
 }
@@ -252,6 +270,7 @@ def run(params: dict, check_mode: bool) -> apply.Report:
     """Do what the parameters say."""
     docs = documents.load(params["files"], params["documents"], params["namespace"])
     docs = documents.exclude(docs, params["exclude"])
+    docs += _secrets(params["secrets"], params["namespace"], {documents.key(doc) for doc in docs})
     docs = documents.replace_images(docs, params["images"])
     docs = documents.patch(docs, params["patches"])
     cluster = Cluster(params["kubeconfig"], params["context"])
@@ -262,11 +281,24 @@ def run(params: dict, check_mode: bool) -> apply.Report:
         "dry_run": check_mode,
         "inventory": inventory,
         "prune": params["prune"],
+        "prune_data": params["prune_data"],
     }
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
         return apply.remove(cluster, docs, manager, **common)
     return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], **common)
+
+
+def _secrets(text: str, namespace: str, taken: set[tuple]) -> list[dict]:
+    """The documents of the option `secrets`; none may be among the others, too."""
+    try:
+        docs = documents.load(documents=json.loads(text), namespace=namespace)
+    except ValueError:
+        raise documents.DocumentError("secrets is not JSON text. Remedy: write a list of documents through the filter to_json") from None
+    twice = ", ".join(documents.label(doc) for doc in docs if documents.key(doc) in taken)
+    if twice:
+        raise documents.DocumentError(f"both in secrets and among the other documents: {twice}. Remedy: exclude it there")
+    return docs
 
 
 if __name__ == "__main__":

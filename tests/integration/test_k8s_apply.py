@@ -258,6 +258,23 @@ def test_a_field_that_a_controller_changed_is_left_to_it(put, edit, cluster):
     assert not put(doc).changed
 
 
+def test_the_rules_of_an_aggregated_role_belong_to_its_controller(put, cluster, namespace):
+    rule = {"clusterRoleSelectors": [{"matchLabels": {"test": namespace}}]}
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": namespace},
+        "aggregationRule": rule,
+        "rules": [],
+    }
+    put(role)
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    cluster.apply({**role, "rules": rules}, "clusterrole-aggregation-controller", force=True)
+    again = put(role)
+    assert (again.changed, again.result()["left"]) == (False, [])
+    assert cluster.get(role["apiVersion"], "ClusterRole", namespace)["rules"] == rules
+
+
 def test_replicas_belong_to_the_autoscaler_that_changed_them_but_not_to_a_person(put, edit, live):
     doc = deployment(replicas=1)
     put(doc)
@@ -398,6 +415,77 @@ def test_prune_deletes_what_the_set_no_longer_has_and_only_that(put, cluster, na
     assert cluster.get(definition["apiVersion"], definition["kind"], definition["metadata"]["name"])
     assert not put(kept, inventory=mine, prune=True).changed
     assert [entry["metadata"]["name"] for entry in mine.read()] == ["kept"]
+
+
+@pytest.fixture
+def gadgets(put, cluster, namespace):
+    """A set that once had a definition, an object of it and a claim; `gadgets(prune_data=…)` is the run that has them no longer."""
+    definition, inventory = crd(), Inventory(cluster, "test", namespace)
+    claim_spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"}, "spec": claim_spec}
+    put(definition, custom(definition), claim, config_map("kept"), config_map("dropped"), inventory=inventory)
+    of_a_user = custom(definition, "of-a-user")
+
+    def run(**options):
+        return put(config_map("kept"), inventory=inventory, prune=True, **options)
+
+    run.definition, run.claim, run.of_a_user, run.inventory = definition, claim, of_a_user, inventory
+    run.make = lambda: cluster.apply({**of_a_user, "metadata": {"name": "of-a-user", "namespace": namespace}}, "user")
+    return run
+
+
+def test_prune_unused_deletes_definitions_without_objects_and_no_claims(gadgets, cluster, live):
+    name = gadgets.definition["metadata"]["name"]
+    predicted = gadgets(prune_data="unused", dry_run=True)
+    assert actions(predicted) == {"kept": "unchanged", "dropped": "deleted", "one": "deleted", name: "deleted"}
+    real = gadgets(prune_data="unused")
+    assert (real.result(), real.diff(), real.warnings) == (predicted.result(), predicted.diff(), [])
+    assert not cluster.serves(gadgets.of_a_user["apiVersion"], "Gadget")
+    assert live(gadgets.claim)
+
+
+def test_prune_unused_keeps_definitions_with_objects_until_these_are_gone(gadgets, cluster, namespace, live):
+    gadgets.make()
+    name = gadgets.definition["metadata"]["name"]
+    predicted, real = gadgets(prune_data="unused", dry_run=True), gadgets(prune_data="unused")
+    assert real.warnings == predicted.warnings
+    assert f"{name} is kept, because there are objects of it: {namespace}/of-a-user. Remedy:" in real.warnings[0]
+    assert actions(real) == actions(predicted) == {"kept": "unchanged", "dropped": "deleted", "one": "deleted"}
+    assert live(gadgets.of_a_user)
+    assert not gadgets(prune_data="unused").changed
+    cluster.delete(gadgets.of_a_user["apiVersion"], "Gadget", "of-a-user", namespace)
+    assert actions(gadgets(prune_data="unused")) == {"kept": "unchanged", name: "deleted"}
+    assert [entry["metadata"]["name"] for entry in gadgets.inventory.read()] == ["kept"]
+
+
+def test_prune_delete_takes_the_data_too(gadgets, cluster, live):
+    gadgets.make()
+    real = gadgets(prune_data="delete")
+    assert {"disk", gadgets.definition["metadata"]["name"]} <= {name for name, action in actions(real).items() if action == "deleted"}
+    assert not cluster.serves(gadgets.of_a_user["apiVersion"], "Gadget")
+    # nothing else takes the finalizer away that Kubernetes gives a claim
+    assert (live(gadgets.claim) or {"metadata": {"deletionTimestamp": "now"}})["metadata"]["deletionTimestamp"]
+
+
+def test_custom_resources_are_gone_before_the_rest_is_pruned(gadgets, edit, live):
+    one = custom(gadgets.definition)
+    edit("controller", one, {"metadata": {"finalizers": ["test/hold"]}})
+    with pytest.raises(ApplyError, match="one: is still being deleted, held by finalizers: test/hold"):
+        gadgets(timeout=1)
+    assert live(config_map("dropped"))
+    edit("controller", one, {"metadata": {"finalizers": None}})
+    assert actions(gadgets()) == {"kept": "unchanged", "dropped": "deleted"}
+
+
+def test_a_removal_keeps_used_definitions_that_only_the_list_names(gadgets, cluster, namespace):
+    gadgets.make()
+    remove = {"namespace": namespace, "timeout": 20, "inventory": gadgets.inventory, "prune": True}
+    report = logic.remove(cluster, [], MANAGER, prune_data="unused", **remove)
+    assert set(actions(report)) == {"one", "kept", "dropped"}
+    assert "of-a-user" in report.warnings[0]
+    assert [entry["metadata"]["name"] for entry in gadgets.inventory.read()] == [gadgets.definition["metadata"]["name"]]
+    assert set(actions(logic.remove(cluster, [], MANAGER, prune_data="delete", **remove))) == {gadgets.definition["metadata"]["name"]}
+    assert gadgets.inventory.read() == []
 
 
 def test_a_run_that_failed_half_way_is_remembered(put, cluster, namespace, live):
@@ -654,6 +742,18 @@ def test_the_module_does_it_all(module, live, namespace, tmp_path):
     assert json.loads(live(config_map())["data"]["json"]) == {"a": 1, "b": 2}
     assert module(state="absent", **options)["changed"]
     assert live(deployment()) is None
+
+
+def test_the_module_shows_secrets_nowhere(module, live, capsys):
+    options = {"secrets": json.dumps([secret(password="hunter2hunter2")]), "documents": [config_map()]}
+    result = module(**options)
+    assert {entry["name"] for entry in result["objects"]} == {"settings", "credentials"}
+    assert "hunter2" not in json.dumps(result)
+    assert base64.b64decode(live(secret())["data"]["password"]) == b"hunter2hunter2"
+    assert not module(**options)["changed"]
+    twice = module(**{**options, "documents": [secret(password="other")]})
+    assert "both in secrets and among the other documents: Secret" in twice["msg"]
+    assert "secrets is not JSON" in module(secrets="[")["msg"]
 
 
 def test_the_module_fails_with_what_was_done(module, edit):

@@ -67,10 +67,12 @@ def test_kubernetes_comes_first_and_node_images_stand_alone(configuration):
 
 def test_version_rules():
     recipe = {
+        "ldflags": "-X version=v{version}",
         "programs": ["a", {"package": "b", "since": "0.15"}],
         "images": [{"names": ["x:v{version}"], "stand_in": "text"}, {"names": ["y"], "since": "0.15"}],
     }
     old, new = for_version(recipe, "v0.8.0"), for_version(recipe, "0.15.2")
+    assert (old["ldflags"], new["ldflags"]) == ("-X version=v0.8.0", "-X version=v0.15.2")
     assert old["programs"] == ["a"] and old["images"] == [{"names": ["x:v0.8.0"]}]
     assert len(new["programs"]) == 2 and [image["names"] for image in new["images"]] == [["x:v0.15.2"], ["y"]]
 

@@ -271,7 +271,7 @@ def test_cert_manager_has_the_shape_of_a_release(tmp_path):
 @needs_go
 @pytest.mark.skipif(not os.environ.get("MLOPS_PLATFORM_UPSTREAM"), reason="MLOPS_PLATFORM_UPSTREAM is not set: no downloads of modules")
 @pytest.mark.parametrize("release", ["serving-1.14", "serving-1.15"])
-@pytest.mark.parametrize("component", ["istio", "cert_manager", "knative", "kserve"])
+@pytest.mark.parametrize("component", ["istio", "cert_manager", "knative", "kserve", "training_operator", "argo_workflows"])
 def test_release_sets_name_the_bytes_that_are_generated(release, component, tmp_path):
     if component == "cert_manager" and not HELM:
         pytest.skip("neither MLOPS_PLATFORM_HELM nor PATH names the helm command")

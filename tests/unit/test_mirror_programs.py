@@ -113,6 +113,7 @@ def sources(tmp_path):
     (module / "go.mod").write_text("module example.org/m\nreplace example.org/a => ./a\n")
     (module / "go.sum").write_text("sums\n")
     (module / "core/z.go").write_text('import (\n\t_ "x/one"\n\t_ "x/two"\n)\n')
+    (module / "core/z_darwin.go").write_text("package core\n")
     os.chmod(module / "core", 0o555)
     return module
 
@@ -138,6 +139,7 @@ def test_build_with_changed_files_leaves_the_module_alone(tmp_path):
         "programs": programs.normalized(["."], "example.org/m"),
         "local_replaces": "v0.1.0",
         "keep_imports": {"core/z.go": ["two"]},
+        "links": {"core/z_linux.go": "z_darwin.go"},
     }
     work = tmp_path / "work"
     for _ in range(2):  # again over what an interrupted build has left
@@ -145,5 +147,6 @@ def test_build_with_changed_files_leaves_the_module_alone(tmp_path):
     [call, _] = calls(tmp_path)
     assert call["cwd"] == str(work / "src") and {"-mod=mod", f"-modfile={work / 'go.mod'}"} <= set(call["argv"])
     assert "x/one" not in (work / "src/core/z.go").read_text() and "x/one" in (module / "core/z.go").read_text()
+    assert (work / "src/core/z_linux.go").read_text() == "package core\n" and not (module / "core/z_linux.go").exists()
     assert "example.org/a => example.org/a v0.1.0" in (work / "go.mod").read_text()
     assert "./a" in (module / "go.mod").read_text() and (work / "go.sum").read_text() == "sums\n"

@@ -45,7 +45,8 @@ def for_version(recipe: dict, version: str) -> dict:
     for image in kept(recipe.get("images")):
         image = {key: value for key, value in image.items() if key not in ("since", "stand_in")}
         images.append({**image, "names": [name.format(version=plain(version)) for name in image["names"]]})
-    return {**recipe, "version": str(version), "images": images, "programs": kept(recipe.get("programs"))}
+    ldflags = {"ldflags": recipe["ldflags"].format(version=plain(version))} if recipe.get("ldflags") else {}
+    return {**recipe, **ldflags, "version": str(version), "images": images, "programs": kept(recipe.get("programs"))}
 
 
 def content_hash(path: pathlib.Path) -> str:
@@ -185,7 +186,7 @@ class Builder:
             small = {
                 "module": module,
                 "programs": normalized(extra["programs"], module["path"]),
-                **{key: extra[key] for key in ("local_replaces", "keep_imports", "ldflags", "c_programs") if extra.get(key)},
+                **{key: extra[key] for key in ("local_replaces", "keep_imports", "links", "ldflags", "c_programs") if extra.get(key)},
             }
             title = name if extra is recipe else f"{name} {module['path']}"
             self._compile(title, component, name, small, recipe.get("install") or [] if extra is recipe else [])

@@ -127,14 +127,17 @@ class Go:
 
     def arguments(self, module_dir: pathlib.Path, work: pathlib.Path, recipe: dict) -> tuple[pathlib.Path, list[str]]:
         """Write what has to differ from the module's own files; return where to build and the arguments that make Go use it."""
-        if recipe.get("keep_imports"):
+        if recipe.get("keep_imports") or recipe.get("links"):
             # Go refuses to overlay files of its module cache: these few modules are copied
             copy = work / "src"
             remove_tree(copy)
             shutil.copytree(module_dir, copy, copy_function=shutil.copyfile)
-            for name, keep in recipe["keep_imports"].items():
+            for name, keep in (recipe.get("keep_imports") or {}).items():
                 (copy / name).parent.chmod(0o755)
                 write_atomic(copy / name, kept_imports((module_dir / name).read_text(), keep))
+            for name, target in (recipe.get("links") or {}).items():
+                (copy / name).parent.chmod(0o755)
+                write_atomic(copy / name, (copy / name).parent.joinpath(target).read_bytes())
             module_dir = copy
         if not recipe.get("local_replaces"):
             return module_dir, ["-mod=readonly"]
