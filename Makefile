@@ -9,12 +9,12 @@ help: ## what there is to call
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 setup: ## the virtual environment
 	@python3 bootstrap.py
-up: setup ## from nothing to a kind cluster that serves: engine, tools, cluster, Istio, Knative, KServe, smoke tests
-	@$(PLAY) -e platform_smoke=true playbooks/kind.yml site.yml playbooks/status.yml
+up: setup ## from nothing to a kind cluster with the platform: engine, tools, cluster, rehearsal of Google Cloud, all roles, smoke tests
+	@$(PLAY) -e platform_smoke=true playbooks/kind.yml playbooks/rehearsal.yml site.yml playbooks/status.yml
 status: setup ## what runs, and where it answers
 	@$(PLAY) playbooks/status.yml
 down: setup ## delete the cluster (everything cached stays)
-	@$(PLAY) playbooks/kind.yml -e kind_state=absent
+	@$(PLAY) playbooks/kind.yml playbooks/rehearsal.yml -e kind_state=absent -e rehearsal_state=absent
 mirror: setup ## build what the cluster needs from source packages, without making a cluster
 	@$(PLAY) playbooks/mirror.yml
 test: lint unit integration molecule cluster ## all of the following, in this order

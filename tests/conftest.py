@@ -1,11 +1,14 @@
-"""Fixtures for tests against a real API server: kube-apiserver and etcd, nothing else, so no controller interferes."""
+"""Fixtures for tests against a real API server (kube-apiserver and etcd, nothing else, so no controller interferes) and of manifests."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
+import tarfile
 import time
 import urllib.request
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+ROOT = Path(__file__).parents[1]
 TOKEN = "admin-of-the-test-server"
 
 
@@ -111,3 +115,50 @@ def cluster(api_server):
     from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster
 
     return Cluster(api_server)
+
+
+# The copy of Kubeflow's source tree has no scripts. Each is empty instead: what is built of it is not what the role builds of the archives.
+STAND_INS = ["apps/pipelines/upstream/base/installs/multi-user/pipelines-profile-controller/sync.py"]
+
+
+@pytest.fixture(scope="session")
+def kubeflow_components():
+    """The variables of roles/kubeflow/vars/components.yml, templated."""
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar
+
+    from ansible_collections.mlops.platform.plugins.module_utils import releases
+
+    loader, role = DataLoader(), ROOT / "roles/kubeflow"
+    found = loader.load_from_file(str(role / "vars/components.yml"), trusted_as_template=True)
+    labels = loader.load_from_file(str(role / "vars/main.yml"), trusted_as_template=True)["__kubeflow_user_namespace_labels"]
+    options = {
+        "kubeflow_user_id_header": "x-user",
+        "kubeflow_user_id_prefix": "prefix:",
+        "kubeflow_gateway_selector": {"istio": "ingress"},
+        "__kubeflow_release": releases.load("serving-1.14"),
+        "__kubeflow_user_namespace_labels": labels,
+    }
+    return json.loads(json.dumps(Templar(loader=loader, variables={**found, **options}).template(found)))
+
+
+@pytest.fixture(scope="session")
+def kubeflow_files(kubeflow_components, tmp_path_factory):
+    """The built documents of each component of Kubeflow 1.8.0, as files; its tree is laid out as the role lays its archives out."""
+    from ansible_collections.mlops.platform.plugins.filter.component_plan import component_plan
+    from ansible_collections.mlops.platform.plugins.module_utils.kustomize import Workshop
+
+    upstream = Path(os.environ.get("MLOPS_PLATFORM_UPSTREAM") or "/nonexistent")
+    cached = Path(os.environ.get("MLOPS_PLATFORM_CACHE") or "~/.cache/mlops-platform").expanduser() / "bin/kubectl"
+    kubectl = str(cached) if cached.exists() else shutil.which("kubectl")
+    if not (upstream / "kubeflow-distribution-1.8.0").is_dir() or not kubectl:
+        pytest.skip("MLOPS_PLATFORM_UPSTREAM names no directory with Kubeflow's source trees, or there is no kubectl")
+    tree = tmp_path_factory.mktemp("kubeflow")
+    shutil.copytree(upstream / "kubeflow-distribution-1.8.0/kubeflow", tree / "kubeflow")
+    with tarfile.open(upstream / "kubeflow-distribution-1.8.0-pulled-upstream.tar.gz") as archive:
+        archive.extractall(tree, filter="data")
+    for path in STAND_INS:
+        (tree / "kubeflow" / path).touch(exist_ok=False)
+    catalog = kubeflow_components["__kubeflow_catalogs"]["1.8"]
+    builds = component_plan(catalog, catalog, "kubeflow")["builds"]
+    return Workshop(tmp_path_factory.mktemp("cache"), kubectl).build({"kubeflow": str(tree / "kubeflow")}, builds)

@@ -15,6 +15,7 @@ from ansible_collections.mlops.platform.plugins.module_utils.client import ApiEr
 KNATIVE = "serving.knative.dev"
 KSERVE = "serving.kserve.io"
 CERT_MANAGER = "cert-manager.io"
+CONFIG_CONNECTOR = ".cnrm.cloud.google.com"
 
 CRASH_RESTARTS = 3  # from so many restarts on a crash is a crash loop
 SCHEDULER_EVENTS = {"Scheduled", "FailedScheduling", "TriggeredScaleUp", "NotTriggerScaleUp"}
@@ -45,6 +46,11 @@ PASSING_REFUSAL = re.compile(r"failed calling webhook|service ?account|status un
 # False conditions of Knative that also the way to readiness shows.
 KNATIVE_PASSING = {
     "Deploying", "Uninitialized", "IngressNotConfigured", "NoTraffic", "Unschedulable", "ResolvingDigests", "MinimumReplicasUnavailable",
+}  # fmt: skip
+# What Config Connector says when Google, or a reference, refuses. It tries again, so only what lasts counts.
+CONFIG_CONNECTOR_FAILED = {
+    "CreateFailed", "UpdateFailed", "DeleteFailed", "DependencyNotFound", "DependencyInvalid", "ManagementConflict", "Unmanaged",
+    "PreActuationTransformFailed", "PostActuationTransformFailed",
 }  # fmt: skip
 # KServe copies conditions of Deployments, False while a model still loads; only these mean that something failed.
 KSERVE_FAILED = re.compile(r"Failed|Invalid|Missing|DeadlineExceeded|Error|^ExitCode", re.IGNORECASE)
@@ -602,6 +608,8 @@ def _conditions(snapshot: Snapshot, obj: dict) -> list[Cause]:
             failed = failed and bool(KSERVE_FAILED.search(reason))
         elif ours:
             failed = failed and reason not in KNATIVE_PASSING
+        elif group.endswith(CONFIG_CONNECTOR):
+            failed = reason in CONFIG_CONNECTOR_FAILED
         else:
             failed = False
         where = f"{label(obj)} condition {c.get('type')}"

@@ -400,6 +400,23 @@ def test_a_loading_model_is_no_failure_but_a_failed_revision_is():
     assert [cause.lasting for cause in causes(cluster, inference_service(failed))] == [True]
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "lasting"),
+    [
+        ("UpdateFailed", "Update call failed: error applying desired state: summary: googleapi: Error 403: Insufficient quota", True),
+        ("DependencyNotFound", "reference IAMServiceAccount project/kubeflow-vm is not found", True),
+        ("Unmanaged", "No controller is managing this resource.", True),
+        ("Updating", "Update in progress", False),
+        ("DependencyNotReady", "reference IAMServiceAccount project/kubeflow-vm is not ready", False),
+    ],
+)
+def test_a_resource_that_google_refuses_is_lasting_and_quotes_it(reason, message, lasting):
+    status = {"conditions": [{"type": "Ready", "status": "False", "reason": reason, "message": message}], "observedGeneration": 1}
+    cluster = make("container.cnrm.cloud.google.com/v1beta1", "ContainerCluster", "kubeflow", status=status)
+    found = causes(FakeCluster(cluster), cluster)
+    assert [(cause.reason, cause.message, cause.lasting) for cause in found] == [(reason, message, lasting)]
+
+
 def test_conditions_do_not_end_a_wait_for_a_node_that_is_being_added():
     model = inference_service({"type": "PredictorReady", "status": "False", "reason": "RevisionFailed", "message": "Insufficient cpu"})
     owner = make("apps/v1", "Deployment", "iris", owner=model, status={"observedGeneration": 1})

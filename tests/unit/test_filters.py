@@ -30,6 +30,12 @@ def test_what_is_set_for_all_reaches_each_workload():
     ]
 
 
+def test_all_containers_get_the_resources_where_all_are_named():
+    [patch] = workload_patches({}, [{"name": "web", "containers": ["server", "proxy"]}], {"requests": {"cpu": "1m"}})
+    containers = patch["merge"]["spec"]["template"]["spec"]["containers"]
+    assert containers == [resources(name)["containers"][0] for name in ("server", "proxy")]
+
+
 def test_one_workload_differs():
     patches = workload_patches({"web": {"replicas": 3, "node_selector": {"pool": "b"}}}, WORKLOADS, node_selector={"pool": "a"})
     assert patches[0]["merge"] == {"spec": {"replicas": 3, "template": {"spec": {"nodeSelector": {"pool": "b"}}}}}
