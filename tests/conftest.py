@@ -34,6 +34,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    return _free_port()
+
+
 def _service_account_key(path: Path) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa

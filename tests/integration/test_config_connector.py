@@ -295,13 +295,8 @@ def role(play, tmp_path):
             "mgmt_cluster_kubeconfig": str(server.state_dir / "kubeconfig"),
             **variables,
         }
-        tasks = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": given,
-            "roles": ["mlops.platform.mgmt_cluster"],
-        }
+        task = {"ansible.builtin.include_role": {"name": "mlops.platform.mgmt_cluster", "tasks_from": entry}}
+        tasks = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": [task]}
         playbook.write_text(yaml.safe_dump([tasks]))
         return play(playbook, "-i", "localhost,", *arguments)
 

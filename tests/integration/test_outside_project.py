@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+import yaml
 
 from .conftest import ROOT
 
@@ -32,6 +33,13 @@ PLAYBOOK = """
     - role: mlops.platform.istio
     - role: mlops.platform.knative
 """
+CLOUD_PLAYBOOK = """
+- hosts: serving
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: "mlops.platform.{{ role }}"}
+"""
+CLIENT = "123456789012-outside.apps.googleusercontent.com"
 
 
 @pytest.fixture
@@ -71,3 +79,45 @@ def test_roles_work_by_their_names(play, project, kubeconfig):
     again = play(*arguments, directory=project)
     assert again.code == 0, again.output
     assert again.recap("changed") == 0, again.output
+
+
+@pytest.mark.cluster
+def test_cloud_roles_work_alone(play, project, kubeconfig, free_port, tmp_path):
+    redirect = f"https://iap.googleapis.com/v1/oauth/clientIds/{CLIENT}:handleRedirect"
+    secret = "GOCSPX-of-the-outside-project"
+    (project / "role.yml").write_text(CLOUD_PLAYBOOK)
+    (project / "values.yml").write_text(
+        yaml.safe_dump(
+            {
+                "platform_kubeconfig": kubeconfig,
+                "platform_gcp_project": "outside-project",
+                "platform_gcp_endpoint": f"http://127.0.0.1:{free_port}",
+                "platform_gcp_credentials_file": str(tmp_path / "cache/rehearsal/outside/credentials.json"),
+                "rehearsal_cache_dir": str(tmp_path / "cache"),
+                "rehearsal_name": "outside",
+                "rehearsal_port": free_port,
+                "rehearsal_kubeconfig": "",
+                "rehearsal_seed": {"oauthClients": {CLIENT: {"redirectUris": [redirect], "private:secret": secret}}},
+                "oauth_iap_client_id": CLIENT,
+                "oauth_iap_client_secret": secret,
+                "oauth_iap_users": ["engineer@example.com"],
+                "mgmt_cluster_backend": "gke",
+                "mgmt_cluster_kubeconfig": str(tmp_path / "gke-kubeconfig"),
+                "gpu_nodes_simulated": 1,
+            }
+        )
+    )
+
+    def run(role, *more):
+        return play("role.yml", "-e", "@values.yml", "-e", f"role={role}", *more, directory=project)
+
+    try:
+        for role in ("rehearsal", "gcp_apis", "oauth_iap", "mgmt_cluster", "gpu_nodes"):
+            first = run(role)
+            assert first.code == 0, first.output
+            again = run(role, "-vvv", "--diff")
+            assert again.code == 0, again.output
+            assert again.recap("changed") == 0, again.output
+            assert secret not in first.output + again.output
+    finally:
+        assert run("rehearsal", "-e", "rehearsal_state=absent").code == 0

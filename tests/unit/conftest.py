@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from rehearsal.faults import Faults
@@ -64,10 +62,3 @@ def rehearsal(rehearsal_server):
     rehearsed = Rehearsed(rehearsal_server)
     rehearsed.reset()
     return rehearsed
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -112,7 +112,11 @@ def test_no_node_ends_the_wait_after_the_grace():
         (node(gpus=0, capacity=2), [plugin()], "Unhealthy: none of its 2"),
         (node(), [plugin()], "NotAdvertised: has no nvidia.com/gpu although kube-system/nvidia-gpu-device-plugin-x runs"),
         (node(gpus=1, unschedulable=True), [], "kubectl uncordon a"),
-        (node(), [plugin(ready=False, state={"waiting": {"reason": "ErrImagePull", "message": "not found"}})], "gcr.io/plugin:1 cannot be pulled: not found"),
+        (
+            node(),
+            [plugin(ready=False, state={"waiting": {"reason": "ErrImagePull", "message": "not found"}})],
+            "gcr.io/plugin:1 cannot be pulled: not found",
+        ),
         (node(), [plugin(on="another")], "NoDevicePlugin"),
         (node(), [{**plugin(), "metadata": {"name": "web", "namespace": "kube-system"}}], "NoDevicePlugin"),
     ],

@@ -77,3 +77,13 @@ def test_inventories_set_only_options_that_exist(path):
     options = {name for role in ROLES for name in specs(role)["main"]["options"]}
     names = [name for name in load(path) if name.split("_")[0] in {"cert", "istio", "knative", "kserve"}]
     assert set(names) - options == set()
+
+
+def test_custom_role_has_what_the_cloud_roles_ask_for():
+    permission = re.compile(r"\b[a-z]+\.[A-Za-z]+\.[A-Za-z]+\b")
+    variables = "".join(
+        (ROOT / f"roles/{name}/vars/main.yml").read_text() for name in ("gcp_apis", "oauth_iap", "mgmt_cluster", "gpu_nodes")
+    )
+    asked = permission.findall("".join(re.findall(r"^\w*_permissions\w*:.*?(?=^\S|\Z)", variables, re.MULTILINE | re.DOTALL)))
+    assert "container.clusters.create" in asked
+    assert load(ROOT / "playbooks/files/custom-role.yml")["includedPermissions"] == sorted(set(asked))
