@@ -36,7 +36,8 @@ molecule: setup ## a fresh cluster; every role's scenario and the site's, one af
 	molecule test --all --destroy=never
 cluster: setup ## tests on the cluster that Molecule left
 	MLOPS_PLATFORM_TEST_KUBECONFIG=$(MOLECULE_KUBECONFIG) pytest tests/integration -m cluster -rP
-bench: setup ## how long it takes, beside kubectl and helm by hand
+bench: setup ## how long it takes, beside kubectl and helm by hand; how many requests Google Cloud gets
 	python tests/bench/run.py
+	python tests/bench/cloud.py
 lock: setup ## resolve requirements.in into requirements.txt
 	UV_SYSTEM_CERTS=1 uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' requirements.in -o requirements.txt
