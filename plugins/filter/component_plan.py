@@ -22,7 +22,8 @@ options:
     description:
       - All components by name. Each may have C(tree) and C(paths) (a source tree, and the directories of it that are built),
         C(kustomization) (more of what its kustomization has), C(needs) (other components), C(workloads) (C(name), C(kind), default
-        C(Deployment), and C(containers)), C(ready) (further objects to wait for) and C(secrets) (keys of each Secret of its, by name).
+        C(Deployment), and C(containers)) and C(ready) (further objects to wait for).
+      - C(secrets) has the keys of its Secrets by name, with a value where it is always the same, else null.
     type: dict
     required: true
   namespace:
@@ -62,8 +63,11 @@ def component_plan(selected, catalog, namespace, secrets=None):
     """Return problems, lacking, trees, builds, workloads, ready, secrets, exclude and missing_secrets of the selected components."""
     chosen = {name: catalog[name] for name in selected if name in catalog}
     values = secrets or {}
-    wanted = {(secret, key): name for name, part in chosen.items() for secret, keys in part.get("secrets", {}).items() for key in keys}
-    missing = [f"{secret}.{key} ({name})" for (secret, key), name in wanted.items() if not (values.get(secret) or {}).get(key)]
+    kept = [
+        (name, secret, {**keys, **_given(keys, values.get(secret))})
+        for name, part in chosen.items()
+        for secret, keys in part.get("secrets", {}).items()
+    ]
     workloads = [
         {"kind": "Deployment", **workload, "namespace": namespace} for part in chosen.values() for workload in part.get("workloads", [])
     ]
@@ -77,13 +81,9 @@ def component_plan(selected, catalog, namespace, secrets=None):
             *({key: workload[key] for key in ("kind", "namespace", "name")} for workload in workloads),
             *(dict(item) for part in chosen.values() for item in part.get("ready", [])),
         ],
-        "secrets": [
-            _secret(name, secret, keys, values, namespace)
-            for name, part in chosen.items()
-            for secret, keys in part.get("secrets", {}).items()
-        ],
-        "exclude": [{"kind": "Secret", "name": secret} for secret in dict.fromkeys(secret for secret, _key in wanted)],
-        "missing_secrets": missing,
+        "secrets": [_secret(name, secret, data, namespace) for name, secret, data in kept],
+        "exclude": [{"kind": "Secret", "name": secret} for _name, secret, _data in kept],
+        "missing_secrets": [f"{secret}.{key} ({name})" for name, secret, data in kept for key, value in data.items() if not value],
     }
 
 
@@ -107,13 +107,16 @@ def _build(name, part):
     }
 
 
-def _secret(name, secret, keys, values, namespace):
-    given = values.get(secret) or {}
+def _given(keys, values):
+    return {key: (values or {}).get(key) for key, value in keys.items() if value is None}
+
+
+def _secret(name, secret, data, namespace):
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": secret, "namespace": namespace, "labels": {LABEL: name}},
-        "data": {key: base64.b64encode(str(given.get(key) or "").encode()).decode() for key in keys},
+        "data": {key: base64.b64encode(str(value or "").encode()).decode() for key, value in data.items()},
     }
 
 

@@ -67,14 +67,14 @@ SMALL = {
         "needs": ["profiles"],
         "workloads": [{"kind": "StatefulSet", "name": "katib", "containers": ["katib"]}],
         "ready": [{"kind": "ValidatingWebhookConfiguration", "name": "katib"}],
-        "secrets": {"katib-mysql": ["user", "password"]},
+        "secrets": {"katib-mysql": {"user": "root", "password": None}},
     },
     "config": {"kustomization": {"configMapGenerator": []}},
 }
 
 
 def test_a_plan():
-    plan = component_plan(list(SMALL), SMALL, "kubeflow", {"katib-mysql": {"user": "root", "password": "p"}})
+    plan = component_plan(list(SMALL), SMALL, "kubeflow", {"katib-mysql": {"user": "other", "password": "p"}})
     assert plan["trees"] == ["kubeflow"]
     assert plan["builds"]["katib"] == {
         "tree": "kubeflow",
@@ -97,7 +97,7 @@ def test_a_plan():
 
 
 def test_what_is_missing_is_named():
-    plan = component_plan(["katib"], SMALL, "kubeflow", {"katib-mysql": {"user": "root"}})
+    plan = component_plan(["katib"], SMALL, "kubeflow", {"katib-mysql": None})
     assert plan["problems"] == ["katib needs profiles"]
     assert plan["lacking"] == ["profiles", "config"]
     assert plan["missing_secrets"] == ["katib-mysql.password (katib)"]
