@@ -85,7 +85,7 @@ def advertise(kubeconfig: str, context: str, pools: list[dict]) -> None:
         node = _node(core)
         mine = json.loads((node.metadata.annotations or {}).get(LABELS, "[]"))
         labels, cards = _labels(pools), sum(_cards(pool) for pool in pools)
-        if not mine and (not pools or node.status.capacity.get(GPU, "0") != "0"):
+        if not mine and (not pools or (node.status.capacity or {}).get(GPU, "0") != "0"):
             return
         changed = {**{label: None for label in mine if label not in labels}, **labels}
         metadata = {"labels": changed, "annotations": {LABELS: json.dumps(sorted(labels)) if labels else None}}
@@ -112,7 +112,12 @@ def _labels(pools: list[dict]) -> dict[str, str]:
     for pool in pools:
         config = pool["config"]
         accelerator = config["accelerators"][0]
-        labels |= {**config.get("labels", {}), "cloud.google.com/gke-accelerator": accelerator["acceleratorType"], SIMULATED: "true"}
+        labels |= {
+            **config.get("labels", {}),
+            "cloud.google.com/gke-nodepool": pool["name"],
+            "cloud.google.com/gke-accelerator": accelerator["acceleratorType"],
+            SIMULATED: "true",
+        }
         if config.get("spot"):
             labels["cloud.google.com/gke-spot"] = "true"
         if sharing := accelerator.get("gpuSharingConfig"):

@@ -351,7 +351,8 @@ def shown_cluster(project: dict, cluster: dict, reached: dict | None = None) -> 
         shown["endpoint"] = reached["endpoint"]
         shown["masterAuth"]["clusterCaCertificate"] = reached["certificate"]
     shown["nodePools"] = pools
-    shown["currentNodeCount"] = sum(node_count(pool) for pool in cluster["nodePools"].values())
+    standing = (pool for pool in cluster["nodePools"].values() if pool["status"] not in ("ERROR", "PROVISIONING"))
+    shown["currentNodeCount"] = sum(map(node_count, standing))
     shown["currentNodeVersion"] = min((pool["version"] for pool in cluster["nodePools"].values()), key=_order, default="")
     shown["labelFingerprint"] = label_fingerprint(cluster)
     shown["instanceGroupUrls"] = [url for pool in pools for url in pool.get("instanceGroupUrls", [])]

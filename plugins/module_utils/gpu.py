@@ -13,6 +13,9 @@ from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cau
 
 RESOURCE = "nvidia.com/gpu"
 SIMULATED = "mlops.platform/simulated-gpu"  # label of nodes whose GPUs do not exist
+OURS = (
+    "mlops.platform/simulated-here"  # annotation of those among them whose GPUs are simulated here, and not by a rehearsal of Google Cloud
+)
 ACCELERATOR = "cloud.google.com/gke-accelerator"
 CLOUDS = ("gce://", "aws:///", "azure:///")  # providerID of nodes on which nothing is simulated
 MERGE_PATCH = "application/merge-patch+json"
@@ -226,31 +229,39 @@ def check_simulation(node: dict) -> None:
         )
 
 
-def simulation(node: dict, count: int, accelerator: str) -> dict[str, dict]:
-    """What to change of a node: {labels: …, resources: …}, both empty if nothing. Values of None take away. 0 takes all away.
+def is_ours(node: dict) -> bool:
+    """Whether its GPUs were simulated here."""
+    return is_simulated(node) and OURS in (node["metadata"].get("annotations") or {})
 
-    A node that advertises GPUs and is not marked has real ones (or somebody else's), and stays as it is.
+
+def simulation(node: dict, count: int, accelerator: str) -> dict[str, dict]:
+    """What to change of a node: {labels: …, annotations: …, resources: …}, all empty if nothing. Values of None take away.
+
+    A node that advertises GPUs and is not marked has real ones, and stays as it is. So do, if `count` is 0, those of a rehearsal.
     """
-    labels, marked = node["metadata"].get("labels") or {}, is_simulated(node)
-    if not marked and (gpus(node, "capacity") or not count):
-        return {"labels": {}, "resources": {}}
-    wanted = {SIMULATED: "true" if count else None}
+    unchanged: dict[str, dict] = {"labels": {}, "annotations": {}, "resources": {}}
+    if (not is_simulated(node) and gpus(node, "capacity")) or (not count and not is_ours(node)):
+        return unchanged
+    meta, status, text = node["metadata"], node.get("status") or {}, str(count) if count else None
+    labels = {SIMULATED: "true" if count else None}
     if accelerator or not count:
-        wanted[ACCELERATOR] = accelerator if count else None
-    status = node.get("status") or {}
-    text = str(count) if count else None
-    return {
-        "labels": {name: value for name, value in wanted.items() if labels.get(name) != value},
+        labels[ACCELERATOR] = accelerator if count else None
+    change = {
+        "labels": {name: value for name, value in labels.items() if (meta.get("labels") or {}).get(name) != value},
+        "annotations": {},
         "resources": {what: {RESOURCE: text} for what in ("capacity", "allocatable") if (status.get(what) or {}).get(RESOURCE) != text},
     }
+    if (change["labels"] or change["resources"]) and is_ours(node) != bool(count):
+        change["annotations"] = {OURS: "" if count else None}
+    return change
 
 
 def simulate(cluster, node: dict, change: dict[str, dict]) -> None:
     """Write a change. The mark is there as long as the GPUs are: it comes first and goes last."""
     path = cluster.resource("v1", "Node").path(None, node["metadata"]["name"])
     steps = []
-    if change["labels"]:
-        steps.append((path, {"metadata": {"labels": change["labels"]}}))
+    if change["labels"] or change["annotations"]:
+        steps.append((path, {"metadata": {"labels": change["labels"], "annotations": change["annotations"]}}))
     if change["resources"]:
         steps.append((f"{path}/status", {"status": change["resources"]}))
     if change["labels"].get(SIMULATED, "") is None:

@@ -14,7 +14,8 @@ description:
   - Of a cluster that is there, the options that are given are compared, and what differs is changed, with one request for each kind of
     change as GKE wants it. What GKE cannot change is an error that names the option, what is there and what is wanted, before anything
     is changed.
-  - A cluster that another run is making is waited for and taken over. One with the status ERROR is an error that says why.
+  - A cluster that another run is making is waited for and taken over. One whose creation failed (status ERROR,
+    no nodes) is deleted and made anew, with a warning that says why it failed; any other with the status ERROR is an error that says why.
 options:
   name:
     description: Name.
@@ -276,6 +277,12 @@ class Work:
         elif not cluster:
             gke.check_new_cluster(self.options)
             self.action = "created"
+        elif cluster["status"] == "ERROR" and not cluster.get("currentNodeCount"):
+            # It never ran, and Google says of such a cluster that it is unusable and will be deleted.
+            gke.check_new_cluster(self.options)
+            self.action = "created"
+            why = gke.conditions(cluster)
+            self.warnings.append(f"{self.name} was never made: {why}. What is left of it is deleted, and it is made anew")
         elif cluster["status"] == "ERROR":
             raise gke.broken(self.name, cluster, self.gcp.project, "remove the cluster (state: absent) and make it again")
         else:
@@ -294,7 +301,10 @@ class Work:
         if action == "changed":
             self._change()
         else:
-            self.runner.run([self._delete() if action == "deleted" else self._create()])
+            if self.cluster:
+                self.runner.run([self._delete()])
+            if action == "created":
+                self.runner.run([self._create()])
         if action == "deleted":
             self.cluster = {}
         else:

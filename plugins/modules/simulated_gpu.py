@@ -12,11 +12,11 @@ version_added: "0.2.0"
 description:
   - Sets C(nvidia.com/gpu) in the status of nodes, so that pods that ask for a GPU are scheduled there, and the label
     C(mlops.platform/simulated-gpu=true), so that nobody takes them for real ones. No pod gets a device.
-  - A node that advertises GPUs without that label has real ones, and stays as it is. On machines of Google Cloud, AWS and Azure the module
-    refuses to work.
+  - A node that advertises GPUs without that label has real ones, and stays as it is. Those that the rehearsal of Google Cloud simulates
+    are not taken away. On machines of Google Cloud, AWS and Azure the module refuses to work.
 options:
   count:
-    description: GPUs that each node advertises. V(0) takes them away, with the labels.
+    description: GPUs that each node advertises. V(0) takes away what this module has simulated, with the labels.
     type: int
     required: true
   nodes:
@@ -61,7 +61,7 @@ nodes:
       description: Name.
       type: str
     action:
-      description: V(simulated), V(unchanged), V(removed), or V(left) for a node with real GPUs.
+      description: V(simulated), V(unchanged), V(removed), or V(left) for a node with GPUs that are not this module's.
       type: str
     gpus:
       description: GPUs that it advertises.
@@ -121,7 +121,7 @@ def run(cluster, params: dict, check_mode: bool) -> dict:
         changed = bool(change["labels"] or change["resources"])
         if changed and not check_mode:
             gpu.simulate(cluster, node, change)
-        left = not changed and not gpu.is_simulated(node) and gpu.gpus(node, "capacity")
+        left = not changed and gpu.gpus(node, "capacity") and not (gpu.is_simulated(node) if count else gpu.is_ours(node))
         action = ("simulated" if count else "removed") if changed else "left" if left else "unchanged"
         advertised = gpu.gpus(node, "capacity") if action in ("left", "unchanged") else count
         result["nodes"].append({"name": node["metadata"]["name"], "action": action, "gpus": advertised})
@@ -133,12 +133,18 @@ def run(cluster, params: dict, check_mode: bool) -> dict:
 
 def _diff(node: dict, change: dict) -> dict:
     """The changed labels and resources, before and after."""
-    labels, status = node["metadata"].get("labels") or {}, node.get("status") or {}
+    meta, status = node["metadata"], node.get("status") or {}
     before = {
-        "labels": {name: labels[name] for name in change["labels"] if name in labels},
+        **{
+            what: {name: value for name, value in (meta.get(what) or {}).items() if name in change[what]}
+            for what in ("labels", "annotations")
+        },
         **{what: {name: (status.get(what) or {}).get(name) for name in named} for what, named in change["resources"].items()},
     }
-    after = {"labels": {name: value for name, value in change["labels"].items() if value is not None}, **change["resources"]}
+    after = {
+        **{what: {name: value for name, value in change[what].items() if value is not None} for what in ("labels", "annotations")},
+        **change["resources"],
+    }
     name = f"Node {node['metadata']['name']}"
     return {"before_header": name, "after_header": name, "before": before, "after": after}
 

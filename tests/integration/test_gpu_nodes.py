@@ -55,7 +55,8 @@ def test_gpus_are_simulated_once_and_taken_away_wholly(node, simulate):
     assert not simulate(2, accelerator="nvidia-l4")["changed"]
     assert simulate(1, accelerator="nvidia-l4")["changed"] and gpu.gpus(node()) == 1
     assert action(simulate(0)) == "removed"
-    assert node()["status"] == before["status"] and not set(node()["metadata"].get("labels") or {}) & {gpu.SIMULATED, gpu.ACCELERATOR}
+    assert node()["status"] == before["status"] and not gpu.is_simulated(node())
+    assert gpu.ACCELERATOR not in (node()["metadata"].get("labels") or {}) and gpu.OURS not in (node()["metadata"].get("annotations") or {})
     assert not simulate(0)["changed"]
 
 
@@ -73,6 +74,14 @@ def test_real_gpus_are_left_alone(cluster, node, simulate):
     result = simulate(2)
     assert not result["changed"] and result["nodes"] == [{"name": NODE, "action": "left", "gpus": 8}]
     assert not simulate(0)["changed"] and gpu.gpus(node()) == 8
+
+
+def test_gpus_of_a_rehearsal_are_left_alone(cluster, node, simulate):
+    simulate(2)
+    path = cluster.resource("v1", "Node").path(None, NODE)
+    cluster.request("PATCH", path, body={"metadata": {"annotations": {gpu.OURS: None}}}, content_type=gpu.MERGE_PATCH)
+    assert action(simulate(2)) == "unchanged"
+    assert action(simulate(0)) == "left" and gpu.gpus(node()) == 2
 
 
 def test_a_node_of_a_cloud_is_refused(cluster, simulate, node):

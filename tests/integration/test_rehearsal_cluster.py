@@ -17,7 +17,7 @@ from rehearsal.state import PROJECT, seed
 pytestmark = pytest.mark.cluster
 SERVICES = ("cloudresourcemanager", "compute", "container", "iam", "serviceusage")
 ZONE = "asia-northeast3-a"
-OURS = ("cloud.google.com/gke-accelerator", stand_in.SIMULATED)
+OURS = ("cloud.google.com/gke-accelerator", "cloud.google.com/gke-nodepool", stand_in.SIMULATED)
 CLUSTERS = f"projects/{PROJECT}/locations/{ZONE}/clusters"
 
 

@@ -336,13 +336,24 @@ def test_the_network_and_the_token_fail_while_it_is_made(rehearsal):
     assert ensure(rehearsal)["status"] == "RUNNING"
 
 
-def test_a_cluster_that_could_not_be_made_says_why_and_can_be_made_again(rehearsal):
+def test_a_cluster_that_could_not_be_made_says_why_and_is_made_by_the_next_run(rehearsal):
     text = "Google Compute Engine: The zone does not have enough resources available to fulfill the request."
     rehearsal.faults({"kind": "operation_error", "method": "*clusters.create", "status": "RESOURCE_EXHAUSTED", "message": text})
     result = ensure(rehearsal)
     assert result["failed"] and "cluster kubeflow: create" in result["msg"] and text in result["msg"]
+    predicted = ensure(rehearsal, check=True)
+    assert predicted["action"] == "created" and stored(rehearsal)["status"] == "ERROR"
     result = ensure(rehearsal)
-    assert result["failed"] and "has the status ERROR: RESOURCE_EXHAUSTED: " + text in result["msg"]
+    assert result["action"] == "created" and result["status"] == "RUNNING"
+    assert any("was never made: RESOURCE_EXHAUSTED: " + text in warning for warning in result["warnings"])
+    assert not ensure(rehearsal)["changed"]
+
+
+def test_a_cluster_with_nodes_that_is_broken_is_left_alone(rehearsal):
+    ensure(rehearsal)
+    stored(rehearsal).update(status="ERROR", conditions=[{"canonicalCode": "INTERNAL", "message": "it is broken"}])
+    result = ensure(rehearsal)
+    assert result["failed"] and "has the status ERROR: INTERNAL: it is broken" in result["msg"]
     assert "remove the cluster (state: absent) and make it again" in result["remedy"]
     assert ensure(rehearsal, state="absent")["changed"]
     assert ensure(rehearsal)["status"] == "RUNNING"

@@ -5,11 +5,11 @@ from ansible_collections.mlops.platform.plugins.module_utils import gpu
 POOL = {"cloud.google.com/gke-nodepool": "gpu"}
 
 
-def node(name="a", gpus=None, capacity=None, ready="True", labels=None, provider="kind://docker/kind/a", **spec):
+def node(name="a", gpus=None, capacity=None, ready="True", labels=None, provider="kind://docker/kind/a", ours=False, **spec):
     status = {"conditions": [{"type": "Ready", "status": ready, "reason": "KubeletNotReady", "message": "starting"}]}
     for what, number in (("allocatable", gpus), ("capacity", gpus if capacity is None else capacity)):
         status[what] = {"cpu": "4", **({gpu.RESOURCE: str(number)} if number is not None else {})}
-    meta = {"name": name, "labels": POOL if labels is None else labels}
+    meta = {"name": name, "labels": POOL if labels is None else labels, "annotations": {gpu.OURS: ""} if ours else {}}
     return {"kind": "Node", "apiVersion": "v1", "metadata": meta, "spec": {"providerID": provider, **spec}, "status": status}
 
 
@@ -155,31 +155,36 @@ def test_all_nodes_that_take_pods_are_candidates():
 
 MARKED = {gpu.SIMULATED: "true"}
 TWO, NONE = {"capacity": "2", "allocatable": "2"}, {"capacity": None, "allocatable": None}
-L4 = {gpu.ACCELERATOR: "nvidia-l4"}
+L4, ADD = {gpu.ACCELERATOR: "nvidia-l4"}, {gpu.OURS: ""}
 
 
 @pytest.mark.parametrize(
-    "found, count, accelerator, labels, resources",
+    "found, count, accelerator, labels, annotations, resources",
     [
-        (node(labels={}), 2, "", MARKED, TWO),
-        (node(labels={}, gpus=0), 2, "nvidia-l4", {**MARKED, **L4}, TWO),
-        (node(labels=MARKED, gpus=2), 2, "", {}, {}),
-        (node(labels=MARKED), 2, "", {}, TWO),
-        (node(labels=MARKED, gpus=0, capacity=2), 2, "", {}, {"allocatable": "2"}),
-        (node(labels={}, gpus=8), 2, "", {}, {}),  # real ones
-        (node(labels={}), 0, "", {}, {}),
-        (node(labels={**MARKED, **L4}, gpus=2), 0, "", {gpu.SIMULATED: None, gpu.ACCELERATOR: None}, NONE),
+        (node(labels={}), 2, "", MARKED, ADD, TWO),
+        (node(labels={}, gpus=0), 2, "nvidia-l4", {**MARKED, **L4}, ADD, TWO),
+        (node(labels=MARKED, gpus=2, ours=True), 2, "", {}, {}, {}),
+        (node(labels=MARKED, ours=True), 2, "", {}, {}, TWO),
+        (node(labels=MARKED, gpus=0, capacity=2, ours=True), 2, "", {}, {}, {"allocatable": "2"}),
+        (node(labels={}, gpus=8), 2, "", {}, {}, {}),  # real ones
+        (node(labels={}, gpus=8), 0, "", {}, {}, {}),
+        (node(labels={}), 0, "", {}, {}, {}),
+        (node(labels={**MARKED, **L4}, gpus=2, ours=True), 0, "", {gpu.SIMULATED: None, gpu.ACCELERATOR: None}, {gpu.OURS: None}, NONE),
+        (node(labels=MARKED, gpus=2), 2, "", {}, {}, {}),  # a rehearsal's
+        (node(labels=MARKED, gpus=1), 2, "", {}, ADD, TWO),
+        (node(labels=MARKED, gpus=2), 0, "", {}, {}, {}),
     ],
 )
-def test_what_is_changed(found, count, accelerator, labels, resources):
+def test_what_is_changed(found, count, accelerator, labels, annotations, resources):
     change = gpu.simulation(found, count, accelerator)
-    assert change == {"labels": labels, "resources": {what: {gpu.RESOURCE: value} for what, value in resources.items()}}
+    resources = {what: {gpu.RESOURCE: value} for what, value in resources.items()}
+    assert change == {"labels": labels, "annotations": annotations, "resources": resources}
 
 
 def test_the_mark_comes_first_and_goes_last():
-    cluster = Cluster([])
+    cluster, marked = Cluster([]), node(labels=MARKED, gpus=1, ours=True)
     gpu.simulate(cluster, node(labels={}), gpu.simulation(node(labels={}), 1, ""))
-    gpu.simulate(cluster, node(labels=MARKED, gpus=1), gpu.simulation(node(labels=MARKED, gpus=1), 0, ""))
+    gpu.simulate(cluster, marked, gpu.simulation(marked, 0, ""))
     assert [path for _, path, _, _ in cluster.sent] == [
         "/api/v1/nodes/a",
         "/api/v1/nodes/a/status",

@@ -9,6 +9,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
 SERVING = [ROOT / "roles" / name for name in ("cert_manager", "istio", "knative", "kserve")]
+PREFIXES = {"cert", "istio", "knative", "kserve", "kubeflow", "gcp", "oauth", "mgmt", "gpu", "rehearsal"}
 COMMON = {"release", "kubeconfig", "context", "cache_dir", "source", "wait", "timeout"}
 
 each_role = pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
@@ -75,7 +76,7 @@ def test_tasks_use_only_options_and_internal_variables(role):
 @pytest.mark.parametrize("path", sorted((ROOT / "inventories").glob("*/group_vars/all/*.yml")), ids=lambda path: path.stem)
 def test_inventories_set_only_options_that_exist(path):
     options = {name for role in ROLES for name in specs(role)["main"]["options"]}
-    names = [name for name in load(path) if name.split("_")[0] in {"cert", "istio", "knative", "kserve", "kubeflow", "gcp", "oauth", "mgmt", "gpu", "rehearsal"}]
+    names = [name for name in load(path) if name.split("_")[0] in PREFIXES]
     assert set(names) - options == set()
 
 
