@@ -605,14 +605,16 @@ def test_a_pool_that_cannot_be_changed_is_as_it_was(google, rehearsal):
 
 
 def test_gpus_that_pools_advertise():
-    pool = {"config": {"accelerators": [{**GPUS, "acceleratorCount": "2"}], "labels": {"team": "ml"}, "spot": True}, "locations": [ZONE]}
+    config = {"accelerators": [{**GPUS, "acceleratorCount": "2"}], "labels": {"team": "ml"}, "spot": True}
+    pool = {"name": "l4", "config": config, "locations": [ZONE]}
     assert stand_in._cards({**pool, "initialNodeCount": 3}) == 6
     assert stand_in._cards(pool) == 0
     assert stand_in._cards({**pool, "autoscaling": {"enabled": True, "maxNodeCount": 4}}) == 2
     shared = {**GPUS, "gpuSharingConfig": {"gpuSharingStrategy": "TIME_SHARING", "maxSharedClientsPerGpu": "4"}}
     assert stand_in._cards({"config": {"accelerators": [shared]}, "locations": [ZONE], "initialNodeCount": 1}) == 4
-    labels = stand_in._labels([pool, {"config": {"accelerators": [shared]}, "locations": [ZONE]}])
+    labels = stand_in._labels([pool, {"name": "shared", "config": {"accelerators": [shared]}, "locations": [ZONE]}])
     assert labels["cloud.google.com/gke-accelerator"] == "nvidia-l4" and labels["mlops.platform/simulated-gpu"] == "true"
+    assert labels["cloud.google.com/gke-nodepool"] == "shared"
     assert labels["cloud.google.com/gke-gpu-sharing-strategy"] == "time-sharing" and labels["team"] == "ml"
 
 
@@ -635,7 +637,7 @@ class Node:
         merge(self.capacity, body["status"]["capacity"])
 
 
-POOL = {"config": {"accelerators": [GPUS], "labels": {"team": "ml"}}, "locations": [ZONE], "initialNodeCount": 2}
+POOL = {"name": "l4", "config": {"accelerators": [GPUS], "labels": {"team": "ml"}}, "locations": [ZONE], "initialNodeCount": 2}
 
 
 def test_gpus_come_and_go_with_the_pools(monkeypatch):
