@@ -13,7 +13,7 @@ from .conftest import ROOT
 CLIENT = "123456789012-inventory.apps.googleusercontent.com"
 SECRET = "GOCSPX-of-the-inventory-test"
 # What fits on the kind node: requests, ports, and what its packages have
-SMALL = [f"-e@inventories/kind/group_vars/all/{name}.yml" for name in ("cert_manager", "istio", "knative", "kserve", "kubeflow")]
+SMALL = [f"-e@inventories/kind/group_vars/all/{name}.yml" for name in ("cert_manager", "istio", "knative", "kserve")]
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def gke(play, kubeconfig, tmp_path, free_port):
         "mgmt_cluster_kubeconfig": str(tmp_path / "kubeconfig"),
         "platform_source": "packages",
         "platform_release": "serving-1.14",
+        "kubeflow_resources": {"requests": {"cpu": "5m", "memory": "32Mi"}},
     }
     values = tmp_path / "values.yml"
     values.write_text(yaml.safe_dump(filled_in))
