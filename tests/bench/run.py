@@ -24,6 +24,8 @@ CACHE = Path(os.environ.get("MLOPS_PLATFORM_CACHE") or "~/.cache/mlops-platform"
 NAME = "mlops-platform-bench"
 KUBECONFIG = CACHE / "kind" / f"{NAME}.kubeconfig"
 VARIABLES = ["-i", "inventories/kind", "-e", f"kind_cluster_name={NAME}", "-e", "kind_http_port=31383"]
+# what the peer sets up too: the serving layer
+VARIABLES += ["-e", "platform_gcp_project=", "--skip-tags", "kubeflow"]
 TIMEOUT = 900
 REFERENCE = "org.opencontainers.image.ref.name"
 

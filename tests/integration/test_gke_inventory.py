@@ -31,9 +31,9 @@ def gke(play, kubeconfig, tmp_path, free_port):
             return json.load(answer)
 
     redirect = f"https://iap.googleapis.com/v1/oauth/clientIds/{CLIENT}:handleRedirect"
-    ask("seed", {"projects": {"gke-inventory": {}}, "oauthClients": {CLIENT: {"redirectUris": [redirect], "private:secret": SECRET}}})
+    ask("seed", {"oauthClients": {CLIENT: {"redirectUris": [redirect], "private:secret": SECRET}}})
     filled_in = {
-        "platform_gcp_project": "gke-inventory",
+        "platform_gcp_project": "rehearsal-project",
         "platform_admin_email": "engineer@example.com",
         "platform_domain": "gke.example.com",
         "oauth_iap_client_id": CLIENT,
@@ -45,6 +45,7 @@ def gke(play, kubeconfig, tmp_path, free_port):
         "mgmt_cluster_kubeconfig": str(tmp_path / "kubeconfig"),
         "platform_source": "packages",
         "platform_release": "serving-1.14",
+        "gpu_nodes_simulated": 1,  # as Molecule left the node
         "kubeflow_resources": {"requests": {"cpu": "5m", "memory": "32Mi"}},
     }
     values = tmp_path / "values.yml"

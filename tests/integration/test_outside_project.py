@@ -90,7 +90,7 @@ def test_cloud_roles_work_alone(play, project, kubeconfig, free_port, tmp_path):
         yaml.safe_dump(
             {
                 "platform_kubeconfig": kubeconfig,
-                "platform_gcp_project": "outside-project",
+                "platform_gcp_project": "rehearsal-project",
                 "platform_gcp_endpoint": f"http://127.0.0.1:{free_port}",
                 "platform_gcp_credentials_file": str(tmp_path / "cache/rehearsal/outside/credentials.json"),
                 "rehearsal_cache_dir": str(tmp_path / "cache"),
