@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: cloud_endpoints
 author: The mlops.platform contributors (@mlops)
 short_description: Give an IP address a name under cloud.goog
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Makes C(<name>.endpoints.<project>.cloud.goog) resolve to an address, by a Cloud Endpoints service with an OpenAPI document that holds
     nothing but that. A configuration is submitted and rolled out only if the one in effect is of another document.

@@ -11,7 +11,7 @@ description:
   - Fails where the cluster's Kubernetes is older than wanted or where its nodes have less free than needed, with the sums.
   - Warns where Kubernetes is newer than what was tried.
   - Never changes anything.
-version_added: "0.1.0"
+version_added: 1.0.0
 extends_documentation_fragment:
   - mlops.platform.cluster
 options:

@@ -10,7 +10,7 @@ short_description: Tell where a gateway's Service can be reached from outside th
 description:
   - For a Service of type LoadBalancer its address, waited for; for one of type NodePort the address of a node and the node port.
   - Never changes anything. In check mode it does not wait, and an address that does not exist yet is not a failure.
-version_added: "0.1.0"
+version_added: 1.0.0
 extends_documentation_fragment:
   - mlops.platform.cluster
 options:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: gcp_accelerators
 author: The mlops.platform contributors (@mlops)
 short_description: Choose a location that offers accelerators, with quota left for them
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Finds the zones that offer the wanted accelerators, compares the project's quotas - of the region, for Spot VMs, over all regions - and
     chooses the first zone that fits, with the reason in a sentence.

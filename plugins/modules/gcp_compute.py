@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: gcp_compute
 author: The mlops.platform contributors (@mlops)
 short_description: Keep global addresses, firewall rules and routers with NAT as described
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Creates what is missing, repairs what differs, and leaves alone what is not given. All kinds in one call - each is read with one
     request, changes are started together and waited for together.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: gcp_preflight
 author: The mlops.platform contributors (@mlops)
 short_description: Look whether a project, its billing and the caller's permissions are ready for what is going to be made
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Looks at credentials, project, billing account, permissions of the caller, services that are off and the network, and returns all that
     it finds at once, with remedies. What cannot be looked at is said to be unchecked, and is no problem.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: gcp_service_accounts
 author: The mlops.platform contributors (@mlops)
 short_description: Keep service accounts of a project as described
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Creates the accounts that are missing and repairs display names and descriptions, with one request to see what is there and one for each
     that differs. Other accounts are left alone. Roles are granted by M(mlops.platform.gcp_iam_members).

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: gke_kubeconfig
 author: The mlops.platform contributors (@mlops)
 short_description: Write the context of a GKE cluster into a kubeconfig
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Writes cluster, user and context into the kubeconfig, and repairs them. Everything else in the file stays. Its mode becomes 0600.
   - The file never holds a token. The user is a credential plugin, by default a small program of this collection, which is put beside the

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: gpu_ready
 author: The mlops.platform contributors (@mlops)
 short_description: Wait until nodes offer GPUs to pods, and say why they do not
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Waits until each pool of nodes has as many allocatable C(nvidia.com/gpu) as are wanted, on nodes that are ready and take pods.
   - The wait ends as soon as a cause has lasted for O(grace) that waiting does not cure, such as a node without device plugin, a driver

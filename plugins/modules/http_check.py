@@ -13,7 +13,7 @@ description:
   - On failure says the last answer and, if O(blame) names Kubernetes objects, why those are not ready. If it becomes clear from
     these objects that the answer will not come, the module fails before O(timeout).
   - Never changes anything itself. In check mode a request is sent once if its method is GET, HEAD or OPTIONS, and the module does not fail.
-version_added: "0.1.0"
+version_added: 1.0.0
 extends_documentation_fragment:
   - mlops.platform.cluster
 options:

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: k8s_apply
 author: The mlops.platform contributors (@mlops)
 short_description: Apply a batch of Kubernetes documents server-side, aware of who owns which field
-version_added: "0.1.0"
+version_added: 1.0.0
 description:
   - Applies the documents of manifests in phases - CustomResourceDefinitions (until they are Established), Namespaces, everything else,
     webhook configurations, custom resources - and in parallel within a phase. Kinds, namespaces and conflicts are checked by the server.

@@ -20,7 +20,7 @@ description:
     reach, a crash loop, a failed Knative revision when they have lasted for O(grace).
   - What is still awaited is printed about every ten seconds.
   - Never changes anything. In check mode it looks once, does not wait and does not fail.
-version_added: "0.1.0"
+version_added: 1.0.0
 extends_documentation_fragment:
   - mlops.platform.cluster
 options:

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: oauth_client
 author: The mlops.platform contributors (@mlops)
 short_description: The OAuth client that users of Identity-Aware Proxy sign in with
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Since March 2026 no API of Google's creates OAuth clients. With O(mode=custom), this module finds the ID and the secret of one that was
     made in the console - each in its option, else in the environment, else in Secret Manager. Where one is missing, it fails with the

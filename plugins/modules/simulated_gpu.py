@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: simulated_gpu
 author: The mlops.platform contributors (@mlops)
 short_description: Let nodes of a test cluster advertise GPUs that they do not have
-version_added: "0.2.0"
+version_added: 1.0.0
 description:
   - Sets C(nvidia.com/gpu) in the status of nodes, so that pods that ask for a GPU are scheduled there, and the label
     C(mlops.platform/simulated-gpu=true), so that nobody takes them for real ones. No pod gets a device.
