@@ -387,7 +387,12 @@ def test_module(api_server, helm_binary, make_chart, namespace, tmp_path):
     play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"mlops.platform.helm_release": task, "register": "x"}, {
         "ansible.builtin.copy": {"content": "{{ x | to_json }}", "dest": str(tmp_path / "result"), "mode": "0600"}}]}  # fmt: skip
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"), "ANSIBLE_LOCALHOST_WARNING": "false", "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+        "HOME": str(tmp_path),
+    }
     results = []
     for _run in range(2):
         command = [
