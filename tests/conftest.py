@@ -129,23 +129,24 @@ STAND_INS = ["apps/pipelines/upstream/base/installs/multi-user/pipelines-profile
 
 @pytest.fixture(scope="session")
 def kubeflow_components():
-    """The variables of roles/kubeflow/vars/components.yml, templated."""
+    """The catalogs of roles/kubeflow/vars, templated."""
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar
 
     from ansible_collections.mlops.platform.plugins.module_utils import releases
 
     loader, role = DataLoader(), ROOT / "roles/kubeflow"
-    found = loader.load_from_file(str(role / "vars/components.yml"), trusted_as_template=True)
-    labels = loader.load_from_file(str(role / "vars/main.yml"), trusted_as_template=True)["__kubeflow_user_namespace_labels"]
+    found = {}
+    for file in [role / "vars/main.yml", *sorted((role / "vars/catalogs").glob("*.yml"))]:
+        found.update(loader.load_from_file(str(file), trusted_as_template=True))
     options = {
         "kubeflow_user_id_header": "x-user",
         "kubeflow_user_id_prefix": "prefix:",
         "kubeflow_gateway_selector": {"istio": "ingress"},
         "__kubeflow_release": releases.load("serving-1.14"),
-        "__kubeflow_user_namespace_labels": labels,
     }
-    return json.loads(json.dumps(Templar(loader=loader, variables={**found, **options}).template(found)))
+    wanted = {name: found[name] for name in ("__kubeflow_archives", "__kubeflow_catalogs", "__kubeflow_profiles")}
+    return json.loads(json.dumps(Templar(loader=loader, variables={**found, **options}).template(wanted)))
 
 
 @pytest.fixture(scope="session")
