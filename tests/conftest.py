@@ -150,22 +150,33 @@ def kubeflow_components():
 
 
 @pytest.fixture(scope="session")
-def kubeflow_files(kubeflow_components, tmp_path_factory):
-    """The built documents of each component of Kubeflow 1.8.0, as files; its tree is laid out as the role lays its archives out."""
-    from ansible_collections.mlops.platform.plugins.filter.component_plan import component_plan
-    from ansible_collections.mlops.platform.plugins.module_utils.kustomize import Workshop
-
-    upstream = Path(os.environ.get("MLOPS_PLATFORM_UPSTREAM") or "/nonexistent")
+def kubectl_program() -> str:
+    """A kubectl, whose kustomize builds manifests."""
     cached = Path(os.environ.get("MLOPS_PLATFORM_CACHE") or "~/.cache/mlops-platform").expanduser() / "bin/kubectl"
-    kubectl = str(cached) if cached.exists() else shutil.which("kubectl")
-    if not (upstream / "kubeflow-distribution-1.8.0").is_dir() or not kubectl:
-        pytest.skip("MLOPS_PLATFORM_UPSTREAM names no directory with Kubeflow's source trees, or there is no kubectl")
+    return str(cached) if cached.exists() else shutil.which("kubectl") or pytest.skip("there is no kubectl")
+
+
+@pytest.fixture(scope="session")
+def kubeflow_tree(tmp_path_factory) -> str:
+    """The source tree of Kubeflow 1.8.0, laid out as the role lays its archives out."""
+    upstream = Path(os.environ.get("MLOPS_PLATFORM_UPSTREAM") or "/nonexistent")
+    if not (upstream / "kubeflow-distribution-1.8.0").is_dir():
+        pytest.skip("MLOPS_PLATFORM_UPSTREAM names no directory with Kubeflow's source trees")
     tree = tmp_path_factory.mktemp("kubeflow")
     shutil.copytree(upstream / "kubeflow-distribution-1.8.0/kubeflow", tree / "kubeflow")
     with tarfile.open(upstream / "kubeflow-distribution-1.8.0-pulled-upstream.tar.gz") as archive:
         archive.extractall(tree, filter="data")
     for path in STAND_INS:
         (tree / "kubeflow" / path).touch(exist_ok=False)
+    return str(tree / "kubeflow")
+
+
+@pytest.fixture(scope="session")
+def kubeflow_files(kubeflow_components, kubeflow_tree, kubectl_program, tmp_path_factory):
+    """The built documents of each component of Kubeflow 1.8.0, as files."""
+    from ansible_collections.mlops.platform.plugins.filter.component_plan import component_plan
+    from ansible_collections.mlops.platform.plugins.module_utils.kustomize import Workshop
+
     catalog = kubeflow_components["__kubeflow_catalogs"]["1.8"]
     builds = component_plan(catalog, catalog, "kubeflow")["builds"]
-    return Workshop(tmp_path_factory.mktemp("cache"), kubectl).build({"kubeflow": str(tree / "kubeflow")}, builds)
+    return Workshop(tmp_path_factory.mktemp("cache"), kubectl_program).build({"kubeflow": kubeflow_tree}, builds)
