@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 
 import yaml
 
+from ansible_collections.mlops.platform.plugins.module_utils import capacity
 from ansible_collections.mlops.platform.plugins.module_utils.client import ApiError, Cluster, ClusterError, UnknownKind, Unreachable
 from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cause, Patience, causes, condition, shorten
 from ansible_collections.mlops.platform.plugins.module_utils.documents import (
@@ -125,15 +126,20 @@ def apply(
     inventory: Inventory | None = None,
     prune: bool = False,
     prune_data: str = "keep",
+    capacity_remedy: str = "",
 ) -> Report:
     """Apply the documents as field manager `manager`; with `dry_run` say what that would do.
 
     `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have. `prune_data` is a
-    key of NEVER_PRUNED.
+    key of NEVER_PRUNED. With `capacity_remedy` nothing is written if the nodes have too little free; it is what the error advises.
     """
     batch = _Batch(cluster, manager, tuple(force_managers), timeout, dry_run, strict)
     docs = batch.prepare(docs, namespace, inventory)
     recorded = inventory.read() if inventory else []
+    wanted = {key(doc) for doc in docs}
+    dropped = [entry for entry in recorded if key(entry) not in wanted] if prune else []
+    if capacity_remedy:
+        batch.check_capacity(docs, dropped, capacity_remedy)
     for number, group in enumerate(phases(docs)):
         batch.write(group)
         if number == 0:
@@ -142,8 +148,7 @@ def apply(
             # before anything else is created, so that an interrupted run forgets nothing
             inventory.write(recorded, merge_entries(recorded, docs))
     if inventory and prune:
-        wanted = {key(doc) for doc in docs}
-        used = batch.prune(inventory, [entry for entry in recorded if key(entry) not in wanted], prune_data)
+        used = batch.prune(inventory, dropped, prune_data)
         if not dry_run:
             inventory.write(merge_entries(recorded, docs), merge_entries(used, docs))
     return batch.report
@@ -445,6 +450,20 @@ class _Batch:
             if error.status != 403:
                 raise
             return _Everything()  # may not be listed: whatever is missing shows when it is used
+
+    def check_capacity(self, docs: list[dict], dropped: list[dict], remedy: str) -> None:
+        """Refuse workloads that the nodes have no room for, before anything is written. `dropped` is what this run will prune."""
+        try:
+            problems = capacity.shortage(self.cluster, docs, dropped)
+        except ValueError as error:
+            raise ApplyError(str(error), self.report) from error
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            self.report.warnings.append(f"whether the nodes have room is not checked: {shorten(error.message, 300)}")
+            return
+        if problems:
+            raise ApplyError(f"does not fit on {self.cluster}: {'; '.join(problems)}. Nothing was changed. Remedy: {remedy}", self.report)
 
     # writing
 

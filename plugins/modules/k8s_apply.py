@@ -125,6 +125,18 @@ options:
     type: list
     elements: str
     default: []
+  check_capacity:
+    description:
+      - Whether to fail, before anything is written, where the nodes together have less free than the workloads request that are new or
+        request more than those in the cluster. What the same run prunes counts as free.
+      - The sum says what surely does not fit; that everything fits on single nodes is the scheduler's to find. What is added on the way
+        (sidecars of a webhook, replicas of an autoscaler) is not known.
+    type: bool
+    default: false
+  capacity_remedy:
+    description: What to do then, said in the error.
+    type: str
+    default: add nodes, or apply less, or lower what the workloads request
   timeout:
     description: How long to wait for definitions, webhooks and deletions, in seconds.
     type: float
@@ -238,6 +250,8 @@ OPTIONS = {
     "prune": {"type": "bool", "default": False},
     "prune_data": {"type": "str", "choices": list(PRUNE_DATA), "default": "keep"},
     "force_managers": {"type": "list", "elements": "str", "default": []},
+    "check_capacity": {"type": "bool", "default": False},
+    "capacity_remedy": {"type": "str", "default": "add nodes, or apply less, or lower what the workloads request"},
     "timeout": {"type": "float", "default": 300},
 }
 
@@ -286,7 +300,8 @@ def run(params: dict, check_mode: bool) -> apply.Report:
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
         return apply.remove(cluster, docs, manager, **common)
-    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], **common)
+    remedy = params["capacity_remedy"] if params["check_capacity"] else ""
+    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], capacity_remedy=remedy, **common)
 
 
 def _secrets(text: str, namespace: str, taken: set[tuple]) -> list[dict]:
