@@ -847,11 +847,11 @@ def test_a_namespace_of_nobody_is_taken_only_if_it_is_this_sets(owned, cluster, 
     ):
         owned(namespace)
     mine = f"t-{uuid.uuid4().hex[:8]}"
-    owned(mine)
+    doc = {**a_namespace(mine), "metadata": {"name": mine, "annotations": {"owner": "ada@example.com"}, "labels": {"a": "b"}}}
+    logic.apply(cluster, [doc], MANAGER, owner_annotation="owner")
     path = cluster.resource("v1", "Namespace").path(None, mine)
     cluster.request("PATCH", path, {"fieldManager": "kubectl-edit"}, {"metadata": {"annotations": {"owner": None}}}, MERGE_PATCH)
-    labelled = {"metadata": {"name": mine, "annotations": {"owner": "ada@example.com"}, "labels": {"a": "b"}}}
-    logic.apply(cluster, [{**a_namespace(mine), **labelled}], MANAGER, owner_annotation="owner")
+    logic.apply(cluster, [doc], MANAGER, owner_annotation="owner")
     assert cluster.get("v1", "Namespace", mine)["metadata"]["annotations"] == {"owner": "ada@example.com"}
 
 
@@ -864,7 +864,7 @@ def test_only_a_namespace_with_an_owner_is_deleted(cluster, namespace, owned):
 
 
 def test_a_namespace_that_does_not_go_names_what_it_waits_for(owned, put, cluster, edit, namespace):
-    doc = config_map("held")
+    doc = config_map("held", a="1")
     put(doc)
     edit("holder", doc, {"metadata": {"finalizers": ["example.com/hold"]}})
     cluster.delete("v1", "Namespace", namespace)
@@ -880,7 +880,7 @@ def test_a_namespace_that_does_not_go_names_what_it_waits_for(owned, put, cluste
     cluster.request("PATCH", path + "/status", {}, {"status": {"conditions": [said]}}, MERGE_PATCH)
     with pytest.raises(
         ApplyError,
-        match=f"Namespace {namespace}: is Terminating since .*: waits for ConfigMap/held with finalizer example.com/hold, to be taken away by "
-        f"holder, which has set it; .* kubectl --namespace {namespace} patch configmaps held ",
+        match=f"Namespace {namespace}: is Terminating since .*: waits for ConfigMap/held with finalizer example.com/hold, to be "
+        f"taken away by holder, which has set it; .* kubectl --namespace {namespace} patch configmaps held ",
     ):
         logic.apply(cluster, [a_namespace(namespace)], MANAGER, timeout=0.5)
