@@ -267,6 +267,11 @@ class Cluster:
                 self.invalidate(known)
         raise UnknownKind(f"{self} does not serve {kind} of {api_version or 'any group'}. Remedy: install what defines it first (its CRD).")
 
+    def named(self, plural: str, group: str) -> Resource | None:
+        """Where the kind lives that the API calls by this plural, in its preferred version."""
+        found = (entry for entry in self._discovered().values() if entry.plural == plural)
+        return next((entry for entry in found if entry.api_version.rpartition("/")[0] == group), None)
+
     def invalidate(self, seen: dict | None = None) -> None:
         """Forget what was discovered. (`seen`: only if nobody has discovered anew since.)"""
         with self._discovery_lock:

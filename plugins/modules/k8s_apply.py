@@ -120,6 +120,19 @@ options:
     type: str
     choices: [keep, unused, delete]
     default: keep
+  prune_keep:
+    description:
+      - What is not pruned either. As long as it exists it stays in the list of the set, and every run names it in RV(kept).
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
+  owner_annotation:
+    description:
+      - Annotation that says whose a namespace is, such as V(owner) for Kubeflow's users. A namespace of the cluster that has another value
+        than the document, or none and was not made by this set, is an error before anything is written, in check mode too.
+      - With O(state=absent), a namespace without it is not deleted.
+    type: str
   force_managers:
     description: Field managers (patterns) that lose conflicts, e.g. V(helm) to take over what Helm installed.
     type: list
@@ -206,6 +219,11 @@ left:
     - object: ValidatingWebhookConfiguration config.webhook.serving.knative.dev
       fields: ['.webhooks[name="config.webhook.serving.knative.dev"].rules']
       manager: webhook
+kept:
+  description: What the documents no longer have, and O(prune_keep) keeps. Each with apiVersion, kind, namespace and name.
+  returned: always
+  type: list
+  elements: dict
 """
 
 import json
@@ -249,6 +267,8 @@ OPTIONS = {
     "exclude": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "prune": {"type": "bool", "default": False},
     "prune_data": {"type": "str", "choices": list(PRUNE_DATA), "default": "keep"},
+    "prune_keep": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
+    "owner_annotation": {"type": "str"},
     "force_managers": {"type": "list", "elements": "str", "default": []},
     "check_capacity": {"type": "bool", "default": False},
     "capacity_remedy": {"type": "str", "default": "add nodes, or apply less, or lower what the workloads request"},
@@ -296,6 +316,8 @@ def run(params: dict, check_mode: bool) -> apply.Report:
         "inventory": inventory,
         "prune": params["prune"],
         "prune_data": params["prune_data"],
+        "prune_keep": params["prune_keep"],
+        "owner_annotation": params["owner_annotation"],
     }
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
