@@ -125,6 +125,14 @@ options:
     type: list
     elements: str
     default: []
+  recreate:
+    description:
+      - Objects that are deleted and made anew where a field has another value that the server does not let anybody change, such as the
+        selector of a Deployment. Any other object of this kind is an error that names the field. Their pods go and come again.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
   timeout:
     description: How long to wait for definitions, webhooks and deletions, in seconds.
     type: float
@@ -238,6 +246,7 @@ OPTIONS = {
     "prune": {"type": "bool", "default": False},
     "prune_data": {"type": "str", "choices": list(PRUNE_DATA), "default": "keep"},
     "force_managers": {"type": "list", "elements": "str", "default": []},
+    "recreate": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "timeout": {"type": "float", "default": 300},
 }
 
@@ -286,7 +295,7 @@ def run(params: dict, check_mode: bool) -> apply.Report:
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
         return apply.remove(cluster, docs, manager, **common)
-    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], **common)
+    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], recreate=params["recreate"], **common)
 
 
 def _secrets(text: str, namespace: str, taken: set[tuple]) -> list[dict]:
