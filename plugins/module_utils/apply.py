@@ -51,6 +51,8 @@ OWNERS = (
     *("pulumi*", "kapp*", "configsync*", "ansible*", "skaffold*", "mlops-platform-*"),
 )
 
+# how the server says that a field can only be set when an object is made
+FIXED = re.compile(r"immutable|cannot change roleRef")
 WEBHOOK = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)"|conversion webhook for (?P<conversion>.+?) failed')
 SERVICE = re.compile(r"https?://(?P<name>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)\.svc[.:/]")
 NO_DRY_RUN = "does not support dry run"
@@ -132,15 +134,18 @@ def apply(
     prune_keep: Iterable[dict] = (),
     owner_annotation: str | None = None,
     capacity_remedy: str = "",
+    recreate: Iterable[dict] = (),
 ) -> Report:
     """Apply the documents as field manager `manager`; with `dry_run` say what that would do.
 
     `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have. `prune_data` is a
     key of NEVER_PRUNED; what a target of `prune_keep` matches is not pruned either. `owner_annotation` says whose a namespace is: one that
     is somebody else's is an error before anything is written. With `capacity_remedy` nothing is written if the nodes have too little free;
-    it is what the error advises.
+    it is what the error advises. `recreate` are targets that are deleted and made anew where the server refuses to change what cannot be
+    changed.
     """
     batch = _Batch(cluster, manager, tuple(force_managers), timeout, dry_run, strict)
+    batch.recreate = list(recreate)
     docs = batch.prepare(docs, namespace, inventory, owner_annotation)
     recorded = inventory.read() if inventory else []
     wanted = {key(doc) for doc in docs}
@@ -396,6 +401,7 @@ class _Batch:
         self.cluster, self.manager, self.force_managers, self.dry_run, self.strict = cluster, manager, force_managers, dry_run, strict
         self.timeout, self.deadline = timeout, time.monotonic() + timeout
         self.report = Report()
+        self.recreate: list[dict] = []  # targets that may be deleted, to be made anew
         self.defined: dict[tuple[str, str], dict] = {}  # (group, kind) → CRD of the batch
         self.changing: set[tuple[str, str]] = set()  # those of them whose CRD this run changes
         self.absent: set[tuple] = set()  # keys of objects that cannot exist yet, since their kind or namespace does not
@@ -537,6 +543,8 @@ class _Batch:
                 if self._unpredictable(doc, error):
                     self.report.warnings.append(f"{label(doc)}: predicted without the server, which answers: {shorten(error.message, 300)}")
                     return self._outcome(doc, live, merge(live, doc), left)
+                if live and error.status == 422 and FIXED.search(error.message) and any(matches(doc, target) for target in self.recreate):
+                    return self._make_way(doc, live)
                 if error.status != 409:
                     raise
                 contested = conflicts(error)
@@ -546,6 +554,14 @@ class _Batch:
             else:  # somebody else wrote in between
                 live, sent, force, left = self._read(doc), doc, False, []
         raise NotYet("somebody else keeps changing it")
+
+    def _make_way(self, doc: dict, live: dict) -> Outcome:
+        """Delete an object that cannot be changed into what it is to be; the next round makes it anew."""
+        meta = live["metadata"]
+        if self.dry_run:
+            return self._outcome(doc, live, doc, [])
+        self.cluster.delete(doc["apiVersion"], doc["kind"], meta["name"], meta.get("namespace"), uid=meta["uid"])
+        raise NotYet("was deleted, to be made anew")
 
     def _unpredictable(self, doc: dict, error: ApiError) -> bool:
         """Whether the server cannot tell in check mode what an apply would do: webhooks, definitions about to change."""
@@ -781,7 +797,7 @@ class _Batch:
                 return None, NotYet(shorten(message), (service["namespace"], service["name"]) if service else None)
             if error.status == 404 and key(doc)[:2] in self.defined:  # a definition is served a moment after it is established
                 return None, NotYet(shorten(message))
-            if "immutable" in message:
+            if FIXED.search(message):
                 message += ". Remedy: delete the object, then rerun; it is created anew"
             return None, ApplyError(shorten(message, 2000))
         except Unreachable as error:  # it was reachable when the run began

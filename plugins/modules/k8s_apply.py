@@ -150,6 +150,14 @@ options:
     description: What to do then, said in the error.
     type: str
     default: add nodes, or apply less, or lower what the workloads request
+  recreate:
+    description:
+      - Objects that are deleted and made anew where a field has another value that the server does not let anybody change, such as the
+        selector of a Deployment. Any other object of this kind is an error that names the field. Their pods go and come again.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
   timeout:
     description: How long to wait for definitions, webhooks and deletions, in seconds.
     type: float
@@ -272,6 +280,7 @@ OPTIONS = {
     "force_managers": {"type": "list", "elements": "str", "default": []},
     "check_capacity": {"type": "bool", "default": False},
     "capacity_remedy": {"type": "str", "default": "add nodes, or apply less, or lower what the workloads request"},
+    "recreate": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "timeout": {"type": "float", "default": 300},
 }
 
@@ -322,8 +331,8 @@ def run(params: dict, check_mode: bool) -> apply.Report:
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
         return apply.remove(cluster, docs, manager, **common)
-    remedy = params["capacity_remedy"] if params["check_capacity"] else ""
-    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], capacity_remedy=remedy, **common)
+    common["capacity_remedy"] = params["capacity_remedy"] if params["check_capacity"] else ""
+    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], recreate=params["recreate"], **common)
 
 
 def _secrets(text: str, namespace: str, taken: set[tuple]) -> list[dict]:

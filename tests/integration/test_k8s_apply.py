@@ -374,6 +374,31 @@ def test_an_immutable_field_names_the_remedy(put):
         put(doc)
 
 
+def test_what_cannot_be_changed_is_made_anew_where_that_is_allowed(put, live, namespace):
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "bound"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [],
+    }
+    put(deployment(), binding)
+    before = [live(doc)["metadata"]["uid"] for doc in (deployment(), binding)]
+    doc = deployment()
+    doc["spec"]["selector"]["matchLabels"] = doc["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
+    other = {**binding, "roleRef": {**binding["roleRef"], "name": "edit"}}
+    recreate = [{"kind": "Deployment", "name": doc["metadata"]["name"], "namespace": None}, {"kind": "RoleBinding", "name": "bound"}]
+    with pytest.raises(ApplyError, match="cannot change roleRef.*Remedy: delete the object"):
+        put(doc, other, recreate=recreate[:1])
+    predicted = put(doc, other, recreate=recreate, dry_run=True)
+    assert actions(predicted)["bound"] == "configured"
+    put(doc, other, recreate=recreate)
+    assert live(doc)["spec"]["selector"] == {"matchLabels": {"app": "other"}}
+    assert live(other)["roleRef"]["name"] == "edit"
+    assert not {live(found)["metadata"]["uid"] for found in (doc, other)} & set(before)
+    assert not put(doc, other, recreate=recreate).changed
+
+
 def test_secrets_stay_hidden(put, edit):
     put(secret(token="s3cret", same="x9x9x9"))
     report = put(secret(token="changed-s3cret", same="x9x9x9"))
