@@ -18,6 +18,8 @@ KSERVE = "serving.kserve.io"
 CERT_MANAGER = "cert-manager.io"
 CONFIG_CONNECTOR = ".cnrm.cloud.google.com"
 
+TRAINING_JOBS = ("TFJob", "PyTorchJob", "MPIJob", "XGBoostJob", "PaddleJob", "MXJob")
+
 CRASH_RESTARTS = 3  # from so many restarts on a crash is a crash loop
 SCHEDULER_EVENTS = {"Scheduled", "FailedScheduling", "TriggeredScaleUp", "NotTriggerScaleUp"}
 UNSTARTABLE = "unable to start container process"  # runc's word for a program that is not there or cannot be executed
@@ -465,6 +467,17 @@ def _job(snapshot: Snapshot, obj: dict) -> list[Cause]:
     return found + _pods(snapshot, running)
 
 
+def _workflow(snapshot: Snapshot, obj: dict) -> list[Cause]:
+    """The steps of an Argo workflow that failed, and the pods of those that do not start."""
+    nodes = sorted(((obj.get("status") or {}).get("nodes") or {}).values(), key=lambda node: node.get("finishedAt") or "")
+    found = [
+        Cause(f"{label(obj)} step {node.get('displayName')}", node["phase"], shorten(node.get("message")))
+        for node in nodes
+        if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error")
+    ]
+    return found + _pods(snapshot, snapshot.owned("v1", "Pod", obj))
+
+
 # -- services, webhooks, claims, namespaces -----------------------------------------------------------------------------
 
 
@@ -718,6 +731,8 @@ _BY_KIND = {
     ("apps", "StatefulSet"): _pod_owner,
     ("apps", "DaemonSet"): _pod_owner,
     ("batch", "Job"): _job,
+    **{("kubeflow.org", kind): _job for kind in TRAINING_JOBS},
+    ("argoproj.io", "Workflow"): _workflow,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _webhooks,
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): _webhooks,
