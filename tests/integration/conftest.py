@@ -31,7 +31,7 @@ class Run:
         return int(self.text.rpartition(f"{what}=")[2].split()[0])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def play():
     """`play(playbook, *arguments)` → Run."""
 
@@ -53,7 +53,7 @@ def play():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_cluster(play, kubeconfig):
     """`on_cluster(playbook, *arguments)` runs a playbook of this project on Molecule's cluster."""
 
