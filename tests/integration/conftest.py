@@ -55,13 +55,13 @@ def ansible_playbook():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def play(ansible_playbook):
     """`play(playbook, *arguments)` → Run."""
     return ansible_playbook
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_cluster(play, kubeconfig):
     """`on_cluster(playbook, *arguments)` runs a playbook of this project on Molecule's cluster."""
 
