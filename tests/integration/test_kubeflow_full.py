@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -123,12 +125,13 @@ class Platform:
 
 
 @pytest.fixture(scope="module")
-def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_components, kubeflow_files, tmp_path_factory):
+def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_components, kubeflow_files):
     """A fresh cluster, whose node has placeholders for what cannot be had. Deleted at the end."""
     if placeholders.BASE not in placeholders.Layout(kubeflow.CACHE / "mirror/oci").names():
         pytest.skip("the placeholders are built on an image of the mirror: make up SOURCE=packages")
     catalog = kubeflow_components["__kubeflow_catalogs"][kubeflow_version]
-    it = Platform(ansible_playbook, catalog, kubeflow_version, kubeflow_tree, tmp_path_factory.mktemp("full"))
+    scratch = Path(tempfile.mkdtemp(prefix="kubeflow-"))  # not pytest's: a registry serves it, and pytest cleans up what is of older runs
+    it = Platform(ansible_playbook, catalog, kubeflow_version, kubeflow_tree, scratch)
     try:
         made = it.play("playbooks/kind.yml", "playbooks/rehearsal.yml")
         assert made.code == 0, made.output
@@ -146,6 +149,7 @@ def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_compone
             assert gone.code == 0, gone.output
             gone = it.play("playbooks/rehearsal.yml", rehearsal_state="absent")
             assert gone.code == 0, gone.output
+            shutil.rmtree(scratch)
 
 
 def test_everything_rolls_out(platform):
