@@ -21,8 +21,9 @@ from fnmatch import fnmatchcase
 
 import yaml
 
+from ansible_collections.mlops.platform.plugins.module_utils import capacity
 from ansible_collections.mlops.platform.plugins.module_utils.client import ApiError, Cluster, ClusterError, UnknownKind, Unreachable
-from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cause, Patience, causes, condition, shorten
+from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cause, Patience, Snapshot, causes, condition, remains, shorten
 from ansible_collections.mlops.platform.plugins.module_utils.documents import (
     group_of,
     is_applied,
@@ -75,6 +76,7 @@ class Report:
 
     outcomes: list[Outcome] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    kept: list[dict] = field(default_factory=list)  # entries of the inventory that are no longer wanted, but stay (prune_keep)
 
     @property
     def changed(self) -> bool:
@@ -92,6 +94,7 @@ class Report:
             "changed": self.changed,
             "objects": [{**reference(outcome.doc), "action": outcome.action} for outcome in self.outcomes],
             "left": [left for outcome in self.outcomes for left in outcome.left],
+            "kept": [reference(entry) for entry in self.kept],
         }
 
     def diff(self) -> list[dict]:
@@ -128,17 +131,27 @@ def apply(
     inventory: Inventory | None = None,
     prune: bool = False,
     prune_data: str = "keep",
+    prune_keep: Iterable[dict] = (),
+    owner_annotation: str | None = None,
+    capacity_remedy: str = "",
     recreate: Iterable[dict] = (),
 ) -> Report:
     """Apply the documents as field manager `manager`; with `dry_run` say what that would do.
 
     `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have. `prune_data` is a
-    key of NEVER_PRUNED. `recreate` are targets that are deleted and made anew where the server refuses to change what cannot be changed.
+    key of NEVER_PRUNED; what a target of `prune_keep` matches is not pruned either. `owner_annotation` says whose a namespace is: one that
+    is somebody else's is an error before anything is written. With `capacity_remedy` nothing is written if the nodes have too little free;
+    it is what the error advises. `recreate` are targets that are deleted and made anew where the server refuses to change what cannot be
+    changed.
     """
     batch = _Batch(cluster, manager, tuple(force_managers), timeout, dry_run, strict)
     batch.recreate = list(recreate)
-    docs = batch.prepare(docs, namespace, inventory)
+    docs = batch.prepare(docs, namespace, inventory, owner_annotation)
     recorded = inventory.read() if inventory else []
+    wanted = {key(doc) for doc in docs}
+    dropped = batch.keep([entry for entry in recorded if key(entry) not in wanted], prune_keep) if prune else []
+    if capacity_remedy:
+        batch.check_capacity(docs, dropped, capacity_remedy)
     for number, group in enumerate(phases(docs)):
         batch.write(group)
         if number == 0:
@@ -147,10 +160,9 @@ def apply(
             # before anything else is created, so that an interrupted run forgets nothing
             inventory.write(recorded, merge_entries(recorded, docs))
     if inventory and prune:
-        wanted = {key(doc) for doc in docs}
-        used = batch.prune(inventory, [entry for entry in recorded if key(entry) not in wanted], prune_data)
+        used = batch.prune(inventory, dropped, prune_data)
         if not dry_run:
-            inventory.write(merge_entries(recorded, docs), merge_entries(used, docs))
+            inventory.write(merge_entries(recorded, docs), merge_entries(used + batch.report.kept, docs))
     return batch.report
 
 
@@ -185,6 +197,8 @@ def remove(
     inventory: Inventory | None = None,
     prune: bool = False,
     prune_data: str = "keep",
+    prune_keep: Iterable[dict] = (),
+    owner_annotation: str | None = None,
 ) -> Report:
     """Delete the documents' objects and wait until they are gone; with `prune` also what else is in the inventory.
 
@@ -195,8 +209,11 @@ def remove(
     docs = batch.scope(docs, namespace)
     named = {key(doc) for doc in docs}
     recorded = inventory.read() if inventory else []
+    if owner_annotation:
+        batch.check_owners(docs, batch.namespaces(), owner_annotation)
     if prune:
-        docs = docs + [entry for entry in recorded if key(entry) not in named and _kind(entry) not in NEVER_PRUNED[prune_data]]
+        dropped = batch.keep([entry for entry in recorded if key(entry) not in named], prune_keep)
+        docs = docs + [entry for entry in dropped if _kind(entry) not in NEVER_PRUNED[prune_data]]
     foreign = inventory.foreign() if inventory else {}
     for doc in docs:
         if key(doc) in foreign:
@@ -207,8 +224,8 @@ def remove(
     for group in ([doc for doc in definitions if doc not in used], webhooks, workloads):
         batch.delete(group)
     if inventory and not dry_run and cluster.get("v1", "ConfigMap", inventory.name, inventory.namespace):
-        if used:
-            inventory.write(recorded, merge_entries([], used))
+        if used or batch.report.kept:
+            inventory.write(recorded, merge_entries(batch.report.kept, used))
         else:
             namespaces = [inventory.document([]), *namespaces]  # last, with its namespace: until then it can still be continued
     batch.delete(namespaces)
@@ -415,13 +432,17 @@ class _Batch:
         except UnknownKind:
             return bool(doc["metadata"].get("namespace"))
 
-    def prepare(self, docs: list[dict], namespace: str | None, inventory: Inventory | None) -> list[dict]:
+    def prepare(
+        self, docs: list[dict], namespace: str | None, inventory: Inventory | None, owner_annotation: str | None = None
+    ) -> list[dict]:
         """Scope the documents, and find the kinds and namespaces that neither the cluster nor the batch has before anything is written."""
         docs = self.scope(docs, namespace)
         # what the batch defines itself matters in check mode only: otherwise it is there when its turn comes
         asked = {(doc["apiVersion"], doc["kind"]) for doc in docs if self.dry_run or (group_of(doc), doc["kind"]) not in self.defined}
         served = {kind: self.cluster.serves(*kind) for kind in asked}
-        existing = self._namespaces()
+        found = self.namespaces()
+        self.check_owners(docs, found, owner_annotation)
+        existing = _Everything() if found is None else {name for name in found if not found[name]["metadata"].get("deletionTimestamp")}
         created = {doc["metadata"]["name"] for doc in docs if phase(doc) == 1}
         problems, create = [], "Remedy: create it first, or add it to the documents."
         for doc in docs:
@@ -443,14 +464,58 @@ class _Batch:
         self.report.warnings += problems
         return docs
 
-    def _namespaces(self):
+    def namespaces(self) -> dict[str, dict] | None:
+        """All namespaces by name; None if they may not be listed: whatever is missing shows when it is used."""
         try:
-            found = self.cluster.list("v1", "Namespace")
-            return {item["metadata"]["name"] for item in found if not item["metadata"].get("deletionTimestamp")}
+            return {item["metadata"]["name"]: item for item in self.cluster.list("v1", "Namespace")}
         except ApiError as error:
             if error.status != 403:
                 raise
-            return _Everything()  # may not be listed: whatever is missing shows when it is used
+            return None
+
+    def check_owners(self, docs: list[dict], found: dict[str, dict] | None, annotation: str | None) -> None:
+        """Refuse namespaces that are somebody else's, by their annotation. One to be deleted must have an owner at all."""
+        problems = []
+        for doc in docs if annotation else ():
+            name, wanted = doc["metadata"]["name"], (doc["metadata"].get("annotations") or {}).get(annotation)
+            live = (found or {}).get(name)
+            if _kind(doc) != NAMESPACE or not live:
+                continue
+            owner = (live["metadata"].get("annotations") or {}).get(annotation)
+            if wanted and owner and owner != wanted:
+                problems.append(
+                    f"Namespace {name} belongs to {owner} (annotation {annotation}), not to {wanted}. Remedy: choose another namespace, "
+                    f"or hand it over: kubectl annotate --overwrite namespace {name} {annotation}={wanted}"
+                )
+            elif wanted and not owner and not self._applied(live):
+                problems.append(
+                    f"Namespace {name} exists and is nobody's (it has no annotation {annotation}). Remedy: choose another namespace, "
+                    f"or hand it over: kubectl annotate namespace {name} {annotation}={wanted}"
+                )
+            elif not wanted and not owner:
+                problems.append(
+                    f"Namespace {name} is nobody's (it has no annotation {annotation}) and is not deleted. Remedy: delete it with kubectl"
+                )
+        if problems:
+            raise ApplyError(_joined(problems), self.report)
+
+    def _applied(self, live: dict) -> bool:
+        """Whether this manager has a field of it."""
+        return any(part.get("manager") == self.manager for part in live["metadata"].get("managedFields") or [])
+
+    def check_capacity(self, docs: list[dict], dropped: list[dict], remedy: str) -> None:
+        """Refuse workloads that the nodes have no room for, before anything is written. `dropped` is what this run will prune."""
+        try:
+            problems = capacity.shortage(self.cluster, docs, dropped)
+        except ValueError as error:
+            raise ApplyError(str(error), self.report) from error
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            self.report.warnings.append(f"whether the nodes have room is not checked: {shorten(error.message, 300)}")
+            return
+        if problems:
+            raise ApplyError(f"does not fit on {self.cluster}: {'; '.join(problems)}. Nothing was changed. Remedy: {remedy}", self.report)
 
     # writing
 
@@ -510,7 +575,7 @@ class _Batch:
         if live and live["metadata"].get("deletionTimestamp"):
             if self.dry_run:
                 return None
-            raise NotYet(_held(live))
+            raise NotYet(self._held(live))
         return live
 
     def _outcome(self, doc: dict, live: dict | None, after: dict, left: list[dict]) -> Outcome:
@@ -569,6 +634,16 @@ class _Batch:
                 )
 
     # deleting
+
+    def keep(self, entries: list[dict], targets: Iterable[dict]) -> list[dict]:
+        """Note the entries that a target keeps, as far as they still exist and are this set's; returns the others."""
+        targets = list(targets or ())
+        matched = [entry for entry in entries if any(matches(entry, target) for target in targets)]
+        found = [(entry, self._find(entry)) for entry in matched]
+        self.report.kept = [
+            entry for entry, live in found if live and not live["metadata"].get("deletionTimestamp") and self._is_ours(live)
+        ]
+        return [entry for entry in entries if entry not in matched]
 
     def prune(self, inventory: Inventory, entries: list[dict], data: str) -> list[dict]:
         """Delete what an earlier run applied and this one does not have, as far as it is still this set's.
@@ -658,7 +733,15 @@ class _Batch:
     def _gone(self, outcome: Outcome) -> None:
         live = self._find(outcome.doc)
         if live and live["metadata"]["uid"] == outcome.live["metadata"]["uid"]:
-            raise NotYet(_held(live))
+            raise NotYet(self._held(live))
+
+    def _held(self, live: dict) -> str:
+        """Why an object that is being deleted still exists."""
+        if _kind(live) == NAMESPACE:
+            reasons = remains(Snapshot(self.cluster), live)
+            return f"is Terminating since {live['metadata']['deletionTimestamp']}: {'; '.join(reasons) or 'it is being emptied'}"
+        finalizers = ", ".join(live["metadata"].get("finalizers") or [])
+        return "is still being deleted" + (f", held by finalizers: {finalizers}" if finalizers else "")
 
     # rounds
 
@@ -761,18 +844,6 @@ def _doc(item: dict | Outcome) -> dict:
 
 def _established(crd: dict) -> bool:
     return condition(crd, "Established").get("status") == "True"
-
-
-def _held(live: dict) -> str:
-    """Why an object that is being deleted still exists."""
-    finalizers = [*(live["metadata"].get("finalizers") or []), *((live.get("spec") or {}).get("finalizers") or [])]
-    reasons = [
-        entry.get("message") or entry.get("reason")
-        for entry in (live.get("status") or {}).get("conditions") or []
-        if live["kind"] == "Namespace" and entry.get("status") == "True"
-    ]
-    held = f", held by finalizers: {', '.join(finalizers)}" if finalizers else ""
-    return f"is still being deleted{held}{''.join(f'; {reason}' for reason in reasons)}"
 
 
 def _joined(problems: list[str], limit: int = 8) -> str:

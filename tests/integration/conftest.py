@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import kubeflow
+
 ROOT = Path(__file__).parents[2]
 MOLECULE_VARIABLES = ROOT / ".config/molecule/host_vars/localhost.yml"
 
@@ -53,13 +55,13 @@ def ansible_playbook():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def play(ansible_playbook):
     """`play(playbook, *arguments)` → Run."""
     return ansible_playbook
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_cluster(play, kubeconfig):
     """`on_cluster(playbook, *arguments)` runs a playbook of this project on Molecule's cluster."""
 
@@ -97,3 +99,50 @@ def kubectl(kubeconfig):
         return subprocess.run(command, input=given, check=True, text=True, capture_output=True, timeout=120).stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def distribution_tree(kubeflow_components, tmp_path_factory):
+    """The source tree of Kubeflow 1.8.0."""
+    return kubeflow.lay_out("1.8", kubeflow_components["__kubeflow_archives"]["1.8"], tmp_path_factory.mktemp("distribution"))
+
+
+@pytest.fixture
+def kubeflow_role(play, api_server, cluster, distribution_tree, tmp_path):
+    """`kubeflow_role(*arguments, **variables)` runs the role for Kubeflow 1.8 on the API server. No controllers: nothing is awaited."""
+    from ansible_collections.mlops.platform.plugins.module_utils import apply, documents
+
+    upstream = Path(os.environ["MLOPS_PLATFORM_UPSTREAM"])
+    files = ("istio-1.30.3/charts/base/files/crd-all.gen.yaml", "cert-manager-1.14.5/cert-manager.yaml")  # other roles install these types
+    found = documents.load([str(upstream / file) for file in files])
+    apply.apply(cluster, [doc for doc in found if documents.is_crd(doc)], "other-roles")
+
+    def run(*arguments, entry: str = "main", **variables) -> Run:
+        given = {
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+            "kubeflow_kubeconfig": api_server,
+            "kubeflow_manifests": str(distribution_tree),
+            "kubeflow_kubectl": kubeflow.kubectl(),
+            "kubeflow_cache_dir": str(tmp_path / "cache"),
+            "kubeflow_wait": False,
+            "kubeflow_check_capacity": False,
+            "kubeflow_timeout": 30,
+            **variables,
+        }
+        task = {"ansible.builtin.include_role": {"name": "mlops.platform.kubeflow", "tasks_from": entry}}
+        playbook = tmp_path / "role.yml"
+        playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": [task]}]))
+        return play(playbook, "-i", "localhost,", "-c", "local", *arguments)
+
+    yield run
+    apply.remove(
+        cluster, [], "mlops-platform-kubeflow", prune=True, prune_data="unused", inventory=apply.Inventory(cluster, "kubeflow", "kubeflow")
+    )
+    # what the controllers do that are not there
+    for claim in cluster.list("v1", "PersistentVolumeClaim", "kubeflow"):
+        path = cluster.resource("v1", "PersistentVolumeClaim").path("kubeflow", claim["metadata"]["name"])
+        cluster.request("PATCH", path, body={"metadata": {"finalizers": None}}, content_type="application/merge-patch+json")
+        cluster.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], "kubeflow")
+    if cluster.delete("v1", "Namespace", "kubeflow"):
+        namespace = cluster.get("v1", "Namespace", "kubeflow")
+        cluster.request("PUT", "/api/v1/namespaces/kubeflow/finalize", body={**namespace, "spec": {"finalizers": []}})
