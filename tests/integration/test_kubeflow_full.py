@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 
 from ansible_collections.mlops.platform.plugins.filter.component_plan import component_plan
 from ansible_collections.mlops.platform.plugins.module_utils import documents
+from ansible_collections.mlops.platform.plugins.module_utils.kustomize import Workshop
 from tests import kubeflow
 from tests.placeholders import images as placeholders
 
@@ -68,6 +71,7 @@ class Platform:
                 "kubeflow_manifests": str(self.trees[version]),
                 "kubeflow_profile": "full",
                 "kubeflow_images": REAL[version],
+                "platform_smoke": False,
                 **variables,
             },
         )
@@ -121,12 +125,13 @@ class Platform:
 
 
 @pytest.fixture(scope="module")
-def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_components, kubeflow_files, tmp_path_factory):
+def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_components, kubeflow_files):
     """A fresh cluster, whose node has placeholders for what cannot be had. Deleted at the end."""
     if placeholders.BASE not in placeholders.Layout(kubeflow.CACHE / "mirror/oci").names():
         pytest.skip("the placeholders are built on an image of the mirror: make up SOURCE=packages")
     catalog = kubeflow_components["__kubeflow_catalogs"][kubeflow_version]
-    it = Platform(ansible_playbook, catalog, kubeflow_version, kubeflow_tree, tmp_path_factory.mktemp("full"))
+    scratch = Path(tempfile.mkdtemp(prefix="kubeflow-"))  # not pytest's: a registry serves it, and pytest cleans up what is of older runs
+    it = Platform(ansible_playbook, catalog, kubeflow_version, kubeflow_tree, scratch)
     try:
         made = it.play("playbooks/kind.yml", "playbooks/rehearsal.yml")
         assert made.code == 0, made.output
@@ -144,6 +149,7 @@ def platform(ansible_playbook, kubeflow_version, kubeflow_tree, kubeflow_compone
             assert gone.code == 0, gone.output
             gone = it.play("playbooks/rehearsal.yml", rehearsal_state="absent")
             assert gone.code == 0, gone.output
+            shutil.rmtree(scratch)
 
 
 def test_everything_rolls_out(platform):
@@ -184,3 +190,63 @@ def test_katib_goes_and_comes_back(platform):
     last = platform.listed_when(lambda found: found.keys() == before.keys())
     assert last.keys() == before.keys()
     assert {key: last[key][0] for key in last if key not in katib} == {key: before[key][0] for key in before if key not in katib}
+
+
+# What users have made under 1.8
+OF_USERS = """
+apiVersion: kubeflow.org/v1
+kind: Profile
+metadata: {name: team}
+spec: {owner: {kind: User, name: user@example.com}}
+---
+apiVersion: kubeflow.org/v1
+kind: Notebook
+metadata: {name: notebook, namespace: default}
+spec: {template: {spec: {containers: [{name: notebook, image: example.com/notebook:1}]}}}
+---
+apiVersion: kubeflow.org/v1alpha1
+kind: PodDefault
+metadata: {name: default, namespace: default}
+spec: {selector: {matchLabels: {a: b}}}
+---
+apiVersion: kubeflow.org/v1
+kind: TFJob
+metadata: {name: job, namespace: default}
+spec:
+  runPolicy: {suspend: true}
+  tfReplicaSpecs: {Worker: {template: {spec: {containers: [{name: tensorflow, image: example.com/job:1}]}}}}
+"""
+
+
+@pytest.mark.parametrize("kubeflow_version", ["1.8"], indirect=True, scope="session")
+def test_upgrade(platform, kubeflow_components, tmp_path):
+    """From 1.8 to 26.03: refused because of the object store, then, when that is accepted, done, with what users have."""
+    new = "26.03"
+    platform.trees[new] = kubeflow.lay_out(new, kubeflow_components["__kubeflow_archives"][new], tmp_path)
+    refused = platform.site(new)
+    assert refused.code != 0 and refused.recap("changed") == 0
+    assert "Copy the bucket mlpipeline elsewhere first, then set kubeflow_accept_data_loss: true" in refused.text
+
+    catalog, selected = kubeflow_components["__kubeflow_catalogs"][new], kubeflow_components["__kubeflow_profiles"][new]["full"]
+    builds = component_plan(selected, catalog, "kubeflow")["builds"]
+    files = Workshop(tmp_path / "cache", kubeflow.kubectl()).build({"kubeflow": str(platform.trees[new])}, builds)
+    said = platform.offer(new, documents.load(list(files.values())))
+    made = tmp_path / "of-users.yaml"
+    made.write_text(OF_USERS)
+    platform.kubectl("apply", "--server-side", f"--filename={made}")
+    kept = {"Profile", "Notebook", "PodDefault", "TFJob", "PersistentVolumeClaim"}
+    before = {key: value[0] for key, value in platform.listed().items() if key[1] in kept}
+    assert {key[1] for key in before} == kept
+
+    upgraded = platform.site(new, kubeflow_accept_data_loss=True)
+    assert upgraded.code == 0, upgraded.output
+    after = {key: value[0] for key, value in platform.listed().items() if key[1] in kept}
+    assert before.items() <= after.items()
+    again = platform.site(new)
+    assert again.code == 0, again.output
+    print(f"upgrade from 1.8.0 to 26.03.1 {upgraded.seconds:.0f} s, again {again.seconds:.0f} s, changed={again.recap('changed')}\n{said}")
+    assert again.recap("changed") == 0, again.output
+
+    back = platform.site()
+    assert back.code != 0 and back.recap("changed") == 0
+    assert "its databases do not go back" in back.text

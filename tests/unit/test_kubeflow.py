@@ -273,7 +273,6 @@ def test_every_secret_comes_from_somewhere(built, catalog, kubeflow_version):
     assert left == MADE_AT_RUNTIME[kubeflow_version]
 
 
-@pytest.mark.parametrize("kubeflow_version", ["26.03"], indirect=True, scope="session")
 def test_the_gateway_gets_through(built):
     """The trees mean a gateway in istio-system; whatever lets that one in lets the one of the options in."""
     docs = [doc for docs in built.values() for doc in docs]
@@ -285,7 +284,7 @@ def test_the_gateway_gets_through(built):
         # nothing leads from a gateway to the object store
         assert "istio-system" not in text or '"gateways"' in text or doc["metadata"]["name"] == "seaweedfs", doc["metadata"]["name"]
     policies = json.dumps([doc for doc in docs if doc["kind"] in ("AuthorizationPolicy", "ConfigMap")])
-    assert "ns/istio-system/sa" not in policies and policies.count("cluster.local/ns/gateways/sa/gateway") > 8
+    assert "istio-system" not in policies and policies.count("cluster.local/ns/gateways/sa/gateway") > 6
 
 
 def test_no_placeholder_of_the_distribution_is_left(built):
