@@ -130,6 +130,25 @@ def workloads():
     ]
 
 
+@pytest.fixture
+def login_of_dex(on_cluster, tmp_path, issuer):
+    """The same with dex, which is not there: only what the gateway gets, and the keys of its tokens."""
+    playbook = tmp_path / "access.yml"
+    task = {"ansible.builtin.import_role": {"name": "mlops.platform.kubeflow", "tasks_from": "access"}}
+    playbook.write_text(yaml.safe_dump([{"hosts": "platform", "gather_facts": False, "tasks": [task]}]))
+    values = tmp_path / "values.yml"
+    given = {
+        "kubeflow_access": "dex",
+        "kubeflow_dex_issuer": ISSUER,
+        "kubeflow_dex_jwks": issuer.jwks(),
+        "kubeflow_hosts": ["localhost"],
+        "kubeflow_users": USERS,
+        "__kubeflow_has_pages": True,
+    }
+    values.write_text(yaml.safe_dump(given))
+    return lambda *arguments: on_cluster(str(playbook), "-e", f"@{values}", *arguments)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def closed(role, kubectl, ask):
     """The door is closed, and there is something behind it; in the end all of it is gone."""
@@ -193,6 +212,7 @@ def test_no_spelling_of_a_name_gets_past_the_policies(ask, issuer):
         assert ask(host, issuer.token(BOB))[0] == 200
     for host in (ECHO.upper(), f"{ECHO}:80", f"{ECHO}:{port}", f"{ECHO}:1234", f"{ECHO}:x", f"{ECHO}:", f"{ECHO}:080", f"{ECHO}."):
         assert ask(host, issuer.token(EVE))[0] == 403, host
+    assert ask(f"echo-access-bob.{DOMAIN}", issuer.token(BOB))[0] == 403  # as KServe names models that are plain Deployments
 
 
 def test_who_the_user_is_comes_from_the_token_alone(ask, issuer):
@@ -221,5 +241,20 @@ def test_again_and_back(role, ask, kubectl):
     assert "whoever reaches the gateway may claim to be anyone" in opened.text
     assert kubectl("get", "requestauthentications,authorizationpolicies", "--all-namespaces", "--output=name") == ""
     eventually(lambda: ask(ECHO)[0], 200)
-    unchanged = role.open()
-    assert unchanged.code == 0 and unchanged.recap("changed") == 0, unchanged.output
+    for host in (f"{ECHO}:1234", f"{ECHO}:x"):  # they do lead there, so it was the policies that refused them
+        assert ask(host)[0] == 200
+
+
+def test_tokens_of_dex(login_of_dex, ask, issuer):
+    applied = login_of_dex()
+    assert applied.code == 0, applied.output
+    # without a token the gateway would ask oauth2-proxy, which istiod does not know here: then it refuses
+    eventually(lambda: ask(ECHO)[0], 403)
+    status, body = ask(ECHO, Authorization=f"Bearer {issuer.token(BOB, groups=['ml'])}", kubeflow_userid=ANN)
+    assert status == 200 and json.loads(body)["kubeflow-userid"] == BOB
+    assert ask(ECHO, Authorization=f"Bearer {issuer.token(EVE)}")[0] == 403
+    assert ask(ECHO, Authorization=f"Bearer {Issuer().token(BOB)}")[0] == 401
+    assert ask("localhost", path="/dex/auth")[0] == 404  # lets in to sign in, and there is no dex
+    assert ask("localhost", path="/")[0] == 403
+    again = login_of_dex("--diff")
+    assert again.code == 0 and again.recap("changed") == 0, again.output

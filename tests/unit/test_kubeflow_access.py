@@ -178,9 +178,9 @@ def test_only_a_namespaces_people_may_call_what_is_in_it(policies):
     assert rules["kubeflow-user-bob"][0]["when"][0]["notValues"] == ["bob@example.com"]
 
 
-def test_names_with_other_ports_do_not_get_past_the_policies(policies):
-    [rule] = policies(kubeflow_iap_domains=["ml.example.com"], kubeflow_hosts=["*.apps.example.com"])["kubeflow-hosts"]
-    names = ["*.models.example.com", "*.apps.example.com", "kubeflow.endpoints.my-project.cloud.goog", "ml.example.com"]
+def test_other_names_do_not_get_past_the_policies(policies):
+    [rule] = policies(kubeflow_hosts=["*.apps.example.com"])["kubeflow-hosts"]
+    names = ["*.ann.models.example.com", "*.bob.models.example.com", "*.apps.example.com", "kubeflow.endpoints.my-project.cloud.goog"]
     assert rule == {
         "to": [{"operation": {"notPorts": ["8081"], "notHosts": names + [f"{name}:{port}" for name in names for port in (80, 31380)]}}]
     }
