@@ -454,6 +454,32 @@ def test_patience_sees_through_the_alternation_of_pull_errors():
     assert patience.exhausted([Cause("a", "ImagePullBackOff", "", terminal=True)], 2)
 
 
+# -- what users run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_training_job_names_its_pod_and_what_that_said():
+    failed = {"type": "Failed", "status": "True", "reason": "TFJobFailed", "message": "TFJob shop/train has failed"}
+    job = make("kubeflow.org/v1", "TFJob", "train", status={"conditions": [failed]})
+    ended = {"name": "tensorflow", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}, "restartCount": 0}
+    worker = pod(job, ended, name="train-worker-0")
+    worker["status"] |= {"phase": "Failed"}
+    found = causes(FakeCluster(job, worker, logs="no digits"), job)
+    assert found[0] == Cause("TFJob shop/train", "TFJobFailed", "TFJob shop/train has failed", terminal=True)
+    assert any(cause.object.startswith("Pod shop/train-worker-0") and "no digits" in cause.message for cause in found)
+
+
+def test_a_failed_workflow_names_its_step():
+    nodes = {
+        "a": {"displayName": "data-passing", "type": "DAG", "phase": "Failed"},
+        "b": {"displayName": "preprocess", "type": "Pod", "phase": "Succeeded"},
+        "c": {"displayName": "train", "type": "Pod", "phase": "Failed", "message": "main: Error (exit code 1)"},
+    }
+    workflow = make("argoproj.io/v1alpha1", "Workflow", "data-passing", status={"phase": "Failed", "nodes": nodes})
+    assert causes(FakeCluster(workflow), workflow) == [
+        Cause("Workflow shop/data-passing step train", "Failed", "main: Error (exit code 1)")
+    ]
+
+
 # -- namespaces that do not go --------------------------------------------------------------------------------------------
 
 
