@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
-import tarfile
 import time
 import urllib.request
 from pathlib import Path
@@ -123,8 +121,10 @@ def cluster(api_server):
     return Cluster(api_server)
 
 
-# The copy of Kubeflow's source tree has no scripts. Each is empty instead: what is built of it is not what the role builds of the archives.
-STAND_INS = ["apps/pipelines/upstream/base/installs/multi-user/pipelines-profile-controller/sync.py"]
+@pytest.fixture(scope="session", params=["1.8", "26.03"])
+def kubeflow_version(request):
+    """Each catalog of Kubeflow that has a source tree, one after the other."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +143,8 @@ def kubeflow_components():
         "kubeflow_user_id_header": "x-user",
         "kubeflow_user_id_prefix": "prefix:",
         "kubeflow_gateway_selector": {"istio": "ingress"},
+        "kubeflow_gateway_namespace": "gateways",
+        "kubeflow_gateway_service_account": "gateway",
         "__kubeflow_release": releases.load("serving-1.14"),
     }
     wanted = {name: found[name] for name in ("__kubeflow_archives", "__kubeflow_catalogs", "__kubeflow_profiles")}
@@ -150,33 +152,20 @@ def kubeflow_components():
 
 
 @pytest.fixture(scope="session")
-def kubectl_program() -> str:
-    """A kubectl, whose kustomize builds manifests."""
-    cached = Path(os.environ.get("MLOPS_PLATFORM_CACHE") or "~/.cache/mlops-platform").expanduser() / "bin/kubectl"
-    return str(cached) if cached.exists() else shutil.which("kubectl") or pytest.skip("there is no kubectl")
+def kubeflow_tree(kubeflow_components, kubeflow_version, tmp_path_factory):
+    """The source tree of a Kubeflow."""
+    from tests.kubeflow import lay_out
+
+    return lay_out(kubeflow_version, kubeflow_components["__kubeflow_archives"][kubeflow_version], tmp_path_factory.mktemp("kubeflow"))
 
 
 @pytest.fixture(scope="session")
-def kubeflow_tree(tmp_path_factory) -> str:
-    """The source tree of Kubeflow 1.8.0, laid out as the role lays its archives out."""
-    upstream = Path(os.environ.get("MLOPS_PLATFORM_UPSTREAM") or "/nonexistent")
-    if not (upstream / "kubeflow-distribution-1.8.0").is_dir():
-        pytest.skip("MLOPS_PLATFORM_UPSTREAM names no directory with Kubeflow's source trees")
-    tree = tmp_path_factory.mktemp("kubeflow")
-    shutil.copytree(upstream / "kubeflow-distribution-1.8.0/kubeflow", tree / "kubeflow")
-    with tarfile.open(upstream / "kubeflow-distribution-1.8.0-pulled-upstream.tar.gz") as archive:
-        archive.extractall(tree, filter="data")
-    for path in STAND_INS:
-        (tree / "kubeflow" / path).touch(exist_ok=False)
-    return str(tree / "kubeflow")
-
-
-@pytest.fixture(scope="session")
-def kubeflow_files(kubeflow_components, kubeflow_tree, kubectl_program, tmp_path_factory):
-    """The built documents of each component of Kubeflow 1.8.0, as files."""
+def kubeflow_files(kubeflow_components, kubeflow_version, kubeflow_tree, tmp_path_factory):
+    """The built documents of each component of a Kubeflow, as files."""
     from ansible_collections.mlops.platform.plugins.filter.component_plan import component_plan
     from ansible_collections.mlops.platform.plugins.module_utils.kustomize import Workshop
+    from tests.kubeflow import kubectl
 
-    catalog = kubeflow_components["__kubeflow_catalogs"]["1.8"]
+    catalog = kubeflow_components["__kubeflow_catalogs"][kubeflow_version]
     builds = component_plan(catalog, catalog, "kubeflow")["builds"]
-    return Workshop(tmp_path_factory.mktemp("cache"), kubectl_program).build({"kubeflow": kubeflow_tree}, builds)
+    return Workshop(tmp_path_factory.mktemp("cache"), kubectl()).build({"kubeflow": str(kubeflow_tree)}, builds)

@@ -24,10 +24,11 @@ options:
         C(kustomization) (more of what its kustomization has), C(needs) (other components), C(workloads) (C(name), C(kind), default
         C(Deployment), and C(containers)) and C(ready) (further objects to wait for).
       - C(secrets) has the keys of its Secrets by name, with a value where it is always the same, else null.
+      - C(namespace) is where its workloads and Secrets are, if not in O(namespace).
     type: dict
     required: true
   namespace:
-    description: Namespace of the workloads and Secrets.
+    description: Namespace of the workloads and Secrets of components that name none.
     type: str
     required: true
   secrets:
@@ -64,12 +65,14 @@ def component_plan(selected, catalog, namespace, secrets=None):
     chosen = {name: catalog[name] for name in selected if name in catalog}
     values = secrets or {}
     kept = [
-        (name, secret, {**keys, **_given(keys, values.get(secret))})
+        (name, part.get("namespace", namespace), secret, {**keys, **_given(keys, values.get(secret))})
         for name, part in chosen.items()
         for secret, keys in part.get("secrets", {}).items()
     ]
     workloads = [
-        {"kind": "Deployment", **workload, "namespace": namespace} for part in chosen.values() for workload in part.get("workloads", [])
+        {"kind": "Deployment", **workload, "namespace": part.get("namespace", namespace)}
+        for part in chosen.values()
+        for workload in part.get("workloads", [])
     ]
     return {
         "problems": [f"{name} needs {', '.join(needs)}" for name, needs in _unmet(chosen).items() if needs],
@@ -81,9 +84,9 @@ def component_plan(selected, catalog, namespace, secrets=None):
             *({key: workload[key] for key in ("kind", "namespace", "name")} for workload in workloads),
             *(dict(item) for part in chosen.values() for item in part.get("ready", [])),
         ],
-        "secrets": [_secret(name, secret, data, namespace) for name, secret, data in kept],
-        "exclude": [{"kind": "Secret", "name": secret} for _name, secret, _data in kept],
-        "missing_secrets": [f"{secret}.{key} ({name})" for name, secret, data in kept for key, value in data.items() if not value],
+        "secrets": [_secret(*item) for item in kept],
+        "exclude": [{"kind": "Secret", "namespace": place, "name": secret} for _name, place, secret, _data in kept],
+        "missing_secrets": [f"{secret}.{key} ({name})" for name, _place, secret, data in kept for key, value in data.items() if not value],
     }
 
 
@@ -111,7 +114,7 @@ def _given(keys, values):
     return {key: (values or {}).get(key) for key, value in keys.items() if value is None}
 
 
-def _secret(name, secret, data, namespace):
+def _secret(name, namespace, secret, data):
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import kubeflow
+
 ROOT = Path(__file__).parents[2]
 MOLECULE_VARIABLES = ROOT / ".config/molecule/host_vars/localhost.yml"
 
@@ -93,8 +95,14 @@ def kubectl(kubeconfig):
     return run
 
 
+@pytest.fixture(scope="session")
+def kubeflow_1_8(kubeflow_components, tmp_path_factory):
+    """The source tree of Kubeflow 1.8."""
+    return kubeflow.lay_out("1.8", kubeflow_components["__kubeflow_archives"]["1.8"], tmp_path_factory.mktemp("kubeflow"))
+
+
 @pytest.fixture
-def kubeflow_role(play, api_server, cluster, kubeflow_tree, kubectl_program, tmp_path):
+def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
     """`kubeflow_role(*arguments, **variables)` runs the role for Kubeflow 1.8 on the API server. No controllers: nothing is awaited."""
     from ansible_collections.mlops.platform.plugins.module_utils import apply, documents
 
@@ -107,8 +115,8 @@ def kubeflow_role(play, api_server, cluster, kubeflow_tree, kubectl_program, tmp
         given = {
             "ansible_python_interpreter": "{{ ansible_playbook_python }}",
             "kubeflow_kubeconfig": api_server,
-            "kubeflow_manifests": kubeflow_tree,
-            "kubeflow_kubectl": kubectl_program,
+            "kubeflow_manifests": str(kubeflow_1_8),
+            "kubeflow_kubectl": kubeflow.kubectl(),
             "kubeflow_cache_dir": str(tmp_path / "cache"),
             "kubeflow_wait": False,
             "kubeflow_check_capacity": False,

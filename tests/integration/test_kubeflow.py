@@ -1,4 +1,4 @@
-"""All of Kubeflow 1.8.0 against a real API server: accepted, unchanged when applied again, and each component taken away for itself.
+"""All of a Kubeflow against a real API server: accepted, unchanged when applied again, and each component taken away for itself.
 
 No controller runs beside it, so nothing starts: this shows that the documents are valid, and that what is pruned is exact.
 """
@@ -23,8 +23,8 @@ DEFINITIONS = ("istio-1.30.3/charts/base/files/crd-all.gen.yaml", "cert-manager-
 
 
 @pytest.fixture
-def catalog(kubeflow_components):
-    return kubeflow_components["__kubeflow_catalogs"]["1.8"]
+def catalog(kubeflow_components, kubeflow_version):
+    return kubeflow_components["__kubeflow_catalogs"][kubeflow_version]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.mlops.platform.plugins.filter.component_plan import com
 from ansible_collections.mlops.platform.plugins.filter.workload_patches import workload_patches
 from ansible_collections.mlops.platform.plugins.module_utils import documents, releases
 from ansible_collections.mlops.platform.plugins.module_utils.inputs import quantity
+from tests import kubeflow
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +33,7 @@ def test_components_need_what_exists_and_trees_that_are_fetched(catalogs):
         for part in catalog.values():
             assert set(part.get("needs", [])) <= set(catalog)
             assert part.get("tree", "kubeflow") in trees
-            assert set(part) <= {"tree", "paths", "kustomization", "needs", "workloads", "ready", "secrets"}
+            assert set(part) <= {"tree", "paths", "kustomization", "namespace", "needs", "workloads", "ready", "secrets"}
 
 
 def test_profiles_have_all_that_their_components_need(catalogs, kubeflow_components):
@@ -92,8 +94,17 @@ def test_a_plan():
     ]
     [secret] = plan["secrets"]
     assert {key: base64.b64decode(value).decode() for key, value in secret["data"].items()} == {"user": "root", "password": "p"}
-    assert plan["exclude"] == [{"kind": "Secret", "name": "katib-mysql"}]
+    assert plan["exclude"] == [{"kind": "Secret", "namespace": "kubeflow", "name": "katib-mysql"}]
     assert (plan["problems"], plan["missing_secrets"]) == ([], [])
+
+
+def test_a_component_in_a_namespace_of_its_own():
+    catalog = {"dex": {"namespace": "auth", "workloads": [{"name": "dex", "containers": ["dex"]}], "secrets": {"client": {"key": None}}}}
+    plan = component_plan(["dex"], catalog, "kubeflow", {"client": {"key": "k"}})
+    assert plan["workloads"] == [{"kind": "Deployment", "name": "dex", "containers": ["dex"], "namespace": "auth"}]
+    assert plan["ready"] == [{"kind": "Deployment", "namespace": "auth", "name": "dex"}]
+    assert plan["exclude"] == [{"kind": "Secret", "namespace": "auth", "name": "client"}]
+    assert plan["secrets"][0]["metadata"]["namespace"] == "auth"
 
 
 def test_what_is_missing_is_named():
@@ -109,28 +120,50 @@ def test_what_does_not_exist_is_left_to_the_check_of_inputs():
 
 # -- the source trees ---------------------------------------------------------------------------------------------------
 
-# What runs at the end of the walk-through
-WALK_THROUGH = {
-    "admission-webhook-deployment", "cache-deployer-deployment", "cache-server", "centraldashboard", "cloudsqlproxy",
-    "jupyter-web-app-deployment", "kserve-controller-manager", "kserve-models-web-app", "kubeflow-pipelines-profile-controller",
-    "metadata-envoy-deployment", "metadata-grpc-deployment", "metadata-writer", "minio", "ml-pipeline", "ml-pipeline-persistenceagent",
-    "ml-pipeline-scheduledworkflow", "ml-pipeline-ui", "ml-pipeline-viewer-crd", "ml-pipeline-visualizationserver",
-    "notebook-controller-deployment", "profiles-deployment", "tensorboard-controller-deployment", "tensorboards-web-app-deployment",
-    "training-operator", "volumes-web-app-deployment", "workflow-controller", "metacontroller",
+# What runs at the end of the walk-through (1.8), and what the distribution's example has (26.03)
+RUNS = {
+    "1.8": {
+        "admission-webhook-deployment", "cache-deployer-deployment", "cache-server", "centraldashboard", "cloudsqlproxy",
+        "jupyter-web-app-deployment", "kserve-controller-manager", "kserve-models-web-app", "kubeflow-pipelines-profile-controller",
+        "metadata-envoy-deployment", "metadata-grpc-deployment", "metadata-writer", "minio", "ml-pipeline", "ml-pipeline-persistenceagent",
+        "ml-pipeline-scheduledworkflow", "ml-pipeline-ui", "ml-pipeline-viewer-crd", "ml-pipeline-visualizationserver",
+        "notebook-controller-deployment", "profiles-deployment", "tensorboard-controller-deployment", "tensorboards-web-app-deployment",
+        "training-operator", "volumes-web-app-deployment", "workflow-controller", "metacontroller",
+    },
+    "26.03": {
+        "cache-server", "dashboard", "dex", "jobset-controller-manager", "jupyter-web-app-deployment", "katib-controller",
+        "katib-db-manager", "katib-mysql", "katib-ui", "kserve-controller-manager", "kserve-models-web-application",
+        "kubeflow-pipelines-profile-controller", "kubeflow-trainer-controller-manager", "metacontroller", "metadata-envoy-deployment",
+        "metadata-grpc-deployment", "metadata-writer", "ml-pipeline", "ml-pipeline-persistenceagent", "ml-pipeline-scheduledworkflow",
+        "ml-pipeline-ui", "ml-pipeline-viewer-crd", "ml-pipeline-visualizationserver", "model-catalog-postgres", "model-catalog-server",
+        "model-registry-db", "model-registry-deployment", "model-registry-ui", "mysql", "notebook-controller-deployment", "oauth2-proxy",
+        "poddefaults-webhook-deployment", "profiles-deployment", "pvcviewer-controller-manager", "seaweedfs", "spark-operator-controller",
+        "spark-operator-webhook", "tensorboard-controller-deployment", "tensorboards-web-app-deployment", "volumes-web-app-deployment",
+        "workflow-controller",
+    },
 }  # fmt: skip
 # The way to Google's database, for which there is one in the cluster, and KServe, which has a role of its own
-ELSEWHERE = {"cloudsqlproxy", "kserve-controller-manager"}
+ELSEWHERE = {"1.8": {"cloudsqlproxy", "kserve-controller-manager"}, "26.03": {"kserve-controller-manager"}}
+# Secrets that the controllers themselves make, beside those of cert-manager's Certificates
+MADE_AT_RUNTIME = {
+    "1.8": {"katib-webhook-cert", "webhook-server-tls", "training-operator-webhook-cert"},
+    "26.03": {"training-operator-webhook-cert", "kubeflow-trainer-webhook-cert", "jobset-webhook-server-cert"},
+}
 
 
 @pytest.fixture(scope="module")
-def catalog(kubeflow_components):
-    return kubeflow_components["__kubeflow_catalogs"]["1.8"]
+def catalog(kubeflow_components, kubeflow_version):
+    return kubeflow_components["__kubeflow_catalogs"][kubeflow_version]
 
 
 @pytest.fixture(scope="module")
 def built(kubeflow_files):
     """The documents of each component."""
     return {name: documents.load([file]) for name, file in kubeflow_files.items()}
+
+
+def one(docs, kind, which):
+    return next(doc for doc in docs if doc["kind"] == kind and doc["metadata"]["name"].startswith(which))
 
 
 def workloads(docs):
@@ -155,12 +188,37 @@ def test_the_catalog_says_what_runs(built, catalog):
             for doc in workloads(docs)
         ]
         assert sorted(said) == sorted(runs), name
-        assert {doc["metadata"]["namespace"] for doc in workloads(docs)} <= {"kubeflow"}
+        assert {doc["metadata"]["namespace"] for doc in workloads(docs)} <= {catalog[name].get("namespace", "kubeflow")}
 
 
-def test_the_walk_through_runs(built):
+def test_what_upstream_runs_is_there(built, kubeflow_version):
     names = {doc["metadata"]["name"] for docs in built.values() for doc in workloads(docs)}
-    assert WALK_THROUGH - names == ELSEWHERE
+    assert RUNS[kubeflow_version] - names == ELSEWHERE[kubeflow_version]
+
+
+@pytest.mark.parametrize("kubeflow_version", ["26.03"], indirect=True, scope="session")
+def test_images_are_those_of_the_tree(built, kubeflow_tree):
+    """The trainer's overlay cannot be built, because it fetches; what it sets is in the catalog, too."""
+    upstream = kubeflow_tree / "applications/trainer/upstream"
+    said = [yaml.safe_load((upstream / path / "kustomization.yaml").read_text()) for path in ("overlays/manager", "third-party/jobset")]
+    wanted = {f"{image.get('newName', image['name'])}:{image['newTag']}" for file in said for image in file["images"]}
+    assert {doc["spec"]["template"]["spec"]["containers"][0]["image"] for doc in workloads(built["trainer"])} == wanted
+    public = one(built["trainer"], "ConfigMap", "kubeflow-trainer-public")
+    assert [f"{key}={value}" for key, value in public["data"].items()] == said[0]["configMapGenerator"][0]["literals"]
+
+
+@pytest.mark.parametrize("kubeflow_version", ["26.03"], indirect=True, scope="session")
+def test_nothing_is_fetched_that_has_another_version_in_the_tree(kubeflow_version, kubeflow_tree):
+    """The archives have the versions of Argo and JobSet that the tree names by URL."""
+    files = [*kubeflow_tree.glob("applications/pipeline/upstream/third-party/argo/[!u]*/**/kustomization.yaml"),
+             kubeflow_tree / "applications/trainer/upstream/third-party/jobset/kustomization.yaml"]  # fmt: skip
+    named = {
+        tag for file in files for line in file.read_text().splitlines() if "https://" in line for tag in re.findall(r"v\d+\.\d+\.\d+", line)
+    }
+    artifacts = releases.load(kubeflow.RELEASES[kubeflow_version])["kubeflow"]["artifacts"]
+    fetched = {name: artifacts[name]["url"].rpartition("/")[2].removesuffix(".tar.gz") for name in ("argo", "jobset")}
+    assert set(fetched.values()) == named
+    assert {name: module.rpartition("@")[2] for name, module in kubeflow.MODULES.items()} == fetched
 
 
 def test_the_catalog_says_which_webhooks_are_awaited(built, catalog):
@@ -169,20 +227,63 @@ def test_the_catalog_says_which_webhooks_are_awaited(built, catalog):
         assert there == {(item["kind"], item["name"]) for item in catalog[name].get("ready", [])}, name
 
 
-def test_no_password_of_the_tree_is_used(built, catalog):
+def filled(docs):
+    """Secrets with their keys, without those that are empty."""
+    found = {
+        (doc["metadata"]["namespace"], doc["metadata"]["name"]): {**(doc.get("data") or {}), **(doc.get("stringData") or {})}
+        for doc in docs
+        if doc["kind"] == "Secret"
+    }
+    return {secret: keys for secret, keys in found.items() if keys}
+
+
+def test_no_password_of_the_tree_is_used(built, catalog, kubeflow_tree):
     for name, docs in built.items():
-        there = {
-            doc["metadata"]["name"]: set({**doc.get("data", {}), **doc.get("stringData", {})}) for doc in docs if doc["kind"] == "Secret"
+        given = {
+            (catalog[name].get("namespace", "kubeflow"), secret): set(keys) for secret, keys in catalog[name].get("secrets", {}).items()
         }
-        assert {secret: keys for secret, keys in there.items() if keys} == {
-            secret: set(keys) for secret, keys in catalog[name].get("secrets", {}).items()
-        }
+        there = filled(docs)
+        assert {secret: set(keys) for secret, keys in there.items()} == {secret: given[secret] for secret in there}, name
     kept = [documents.exclude(docs, component_plan([name], catalog, "kubeflow")["exclude"]) for name, docs in built.items()]
+    assert [filled(docs) for docs in kept] == [{}] * len(kept)
     text = json.dumps(kept)
-    assert not any(secret in text for secret in ("minio123", "dGVzdA=="))
+    # MinIO's and SeaweedFS's, MySQL's and Postgres' (plain and encoded), Dex's client, its user, oauth2-proxy's cookies
+    public = ("minio123", "dGVzdA==", "cG9zdGdyZXM=", "pUBnBOPY80Sn", "cFVCbkJPWTgw", "$2y$12$", "7d16fee92f8d", "N2QxNmZlZTky")
+    assert [word for word in public if word in text] == []
     mysql = next(doc for doc in workloads(built["pipelines"]) if doc["metadata"]["name"] == "mysql")
     [password] = mysql["spec"]["template"]["spec"]["containers"][0]["env"]
     assert password == {"name": "MYSQL_ROOT_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "mysql-secret", "key": "password"}}}
+
+
+def wanted_secrets(spec):
+    """Names of the Secrets without which a pod does not start."""
+    sources = [volume["secret"] for volume in spec.get("volumes", []) if "secret" in volume]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        sources += [item["secretRef"] for item in container.get("envFrom", []) if "secretRef" in item]
+        sources += [item["valueFrom"]["secretKeyRef"] for item in container.get("env", []) if "secretKeyRef" in item.get("valueFrom", {})]
+    return {source.get("secretName") or source["name"] for source in sources if not source.get("optional")}
+
+
+def test_every_secret_comes_from_somewhere(built, catalog, kubeflow_version):
+    for name, docs in built.items():
+        wanted = set().union(*(wanted_secrets(doc["spec"]["template"]["spec"]) for doc in workloads(docs)))
+        issued = {doc["spec"]["secretName"] for doc in docs if doc["kind"] == "Certificate"}
+        assert wanted - set(catalog[name].get("secrets", {})) - issued <= MADE_AT_RUNTIME[kubeflow_version], name
+
+
+@pytest.mark.parametrize("kubeflow_version", ["26.03"], indirect=True, scope="session")
+def test_the_gateway_gets_through(built):
+    """The trees mean a gateway in istio-system; whatever lets that one in lets the one of the options in."""
+    docs = [doc for docs in built.values() for doc in docs]
+    for doc in docs:
+        rules = (
+            [source for rule in doc["spec"].get("ingress", []) for source in rule.get("from", [])] if doc["kind"] == "NetworkPolicy" else []
+        )
+        text = json.dumps(rules)
+        # nothing leads from a gateway to the object store
+        assert "istio-system" not in text or '"gateways"' in text or doc["metadata"]["name"] == "seaweedfs", doc["metadata"]["name"]
+    policies = json.dumps([doc for doc in docs if doc["kind"] in ("AuthorizationPolicy", "ConfigMap")])
+    assert "ns/istio-system/sa" not in policies and policies.count("cluster.local/ns/gateways/sa/gateway") > 8
 
 
 def test_no_placeholder_of_the_distribution_is_left(built):
@@ -196,24 +297,34 @@ def test_no_placeholder_of_the_distribution_is_left(built):
         assert found == [], name
 
 
-def test_options_reach_the_documents(built):
-    def one(name, kind, which):
-        return next(doc for doc in built[name] if doc["kind"] == kind and doc["metadata"]["name"].startswith(which))
-
-    assert one("kubeflow-config", "ConfigMap", "kubeflow-config")["data"] == {"userid-header": "x-user", "userid-prefix": "prefix:"}
-    assert one("kubeflow-istio-resources", "Gateway", "kubeflow-gateway")["spec"]["selector"] == {"istio": "ingress"}
-    assert one("pipelines", "AuthorizationPolicy", "ml-pipeline")["spec"]["rules"][1]["when"][0]["key"] == "request.headers[x-user]"
-    labels = json.loads(one("profiles", "ConfigMap", "namespace-labels-data")["data"]["namespace-labels.yaml"])
+def test_options_reach_the_documents(built, kubeflow_version):
+    assert one(built["kubeflow-istio-resources"], "Gateway", "kubeflow-gateway")["spec"]["selector"] == {"istio": "ingress"}
+    assert one(built["pipelines"], "AuthorizationPolicy", "ml-pipeline")["spec"]["rules"][1]["when"][0]["key"] == "request.headers[x-user]"
+    labels = "namespace-labels-data" if kubeflow_version == "1.8" else "profiles-namespace-labels-data"
+    labels = json.loads(one(built["profiles"], "ConfigMap", labels)["data"]["namespace-labels.yaml"])
     assert labels["app.kubernetes.io/part-of"] == "kubeflow-profile"
-    headers = [
-        source["valueFrom"]["configMapKeyRef"]["name"]
-        for docs in built.values()
+
+
+def test_everybody_recognizes_the_user_by_the_same_header(built, kubeflow_version):
+    docs = [doc for docs in built.values() for doc in docs]
+    sources = [
+        source
         for doc in workloads(docs)
         for container in doc["spec"]["template"]["spec"]["containers"]
         for source in container.get("env", [])
         if source["name"].endswith("USERID_HEADER")
     ]
-    assert len(headers) > 5 and set(headers) == {"kubeflow-config"}
+    if kubeflow_version == "1.8":
+        assert one(docs, "ConfigMap", "kubeflow-config")["data"] == {"userid-header": "x-user", "userid-prefix": "prefix:"}
+        headers = [source["valueFrom"]["configMapKeyRef"]["name"] for source in sources]
+        assert len(headers) > 5 and set(headers) == {"kubeflow-config"}
+        return
+    assert len(sources) == 5 and {source["value"] for source in sources} == {"x-user"}
+    configured = [doc["data"] for doc in docs if doc["kind"] == "ConfigMap" and "USERID_HEADER" in (doc.get("data") or {})]
+    assert len(configured) == 3 and {(data["USERID_HEADER"], data["USERID_PREFIX"]) for data in configured} == {("x-user", "prefix:")}
+    # what is left are parameters of the tree's kustomizations, which no pod reads
+    left = {doc["metadata"]["name"].rpartition("-")[0] for doc in docs if "kubeflow-userid" in json.dumps(doc)}
+    assert left == {"jupyter-web-app-parameters", "tensorboards-web-app-parameters", "volumes-web-app-parameters"}
 
 
 def test_everything_fits_on_the_two_processors_of_the_kind_inventory(built, catalog):
