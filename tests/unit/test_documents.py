@@ -159,6 +159,7 @@ def test_phases():
             ("rbac.authorization.k8s.io/v1", "Role"),
             ("v1", "Namespace"),
             ("serving.knative.dev/v1", "Service"),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute"),
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
         ]
     ]
@@ -167,7 +168,7 @@ def test_phases():
         ["Namespace"],
         ["Role"],
         ["ValidatingWebhookConfiguration"],
-        ["ClusterServingRuntime", "Service"],
+        ["ClusterServingRuntime", "Service", "HTTPRoute"],
     ]
 
 
