@@ -128,8 +128,8 @@ def kubeflow_version(request):
 
 
 @pytest.fixture(scope="session")
-def kubeflow_components():
-    """The catalogs of roles/kubeflow/vars, templated."""
+def kubeflow_catalogs():
+    """`kubeflow_catalogs(**options)`: the catalogs of roles/kubeflow/vars, templated with other options than those of the tests."""
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar
 
@@ -146,10 +146,26 @@ def kubeflow_components():
         "kubeflow_gateway_selector": {"istio": "ingress"},
         "kubeflow_gateway_namespace": "gateways",
         "kubeflow_gateway_service_account": "gateway",
+        "kubeflow_database": "in_cluster",
+        "kubeflow_object_store": "in_cluster",
+        "kubeflow_data_project": "my-project",
+        "kubeflow_data_name": "platform",
+        "kubeflow_data_location": "asia-northeast3-a",
+        "kubeflow_data_bucket": "my-bucket",
         "__kubeflow_release": releases.load("serving-1.14"),
     }
-    wanted = {name: found[name] for name in ("__kubeflow_archives", "__kubeflow_catalogs", "__kubeflow_profiles")}
-    return json.loads(json.dumps(Templar(loader=loader, variables={**found, **options}).template(wanted)))
+
+    def templated(**other):
+        wanted = {name: found[name] for name in ("__kubeflow_archives", "__kubeflow_catalogs", "__kubeflow_profiles")}
+        return json.loads(json.dumps(Templar(loader=loader, variables={**found, **options, **other}).template(wanted)))
+
+    return templated
+
+
+@pytest.fixture(scope="session")
+def kubeflow_components(kubeflow_catalogs):
+    """The catalogs of roles/kubeflow/vars, templated."""
+    return kubeflow_catalogs()
 
 
 @pytest.fixture(scope="session")

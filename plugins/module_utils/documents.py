@@ -13,6 +13,15 @@ import yaml
 WEBHOOK_KINDS = {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 # What makes pods
 RUNNING_KINDS = {"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "StatefulSet"}
+# Kubernetes' own groups with a dot in their names; others that end in .k8s.io are of CustomResourceDefinitions (gateway.networking.k8s.io).
+OWN_GROUPS = {
+    f"{name}.k8s.io"
+    for name in (
+        "admissionregistration", "apiextensions", "apiregistration", "authentication", "authorization", "certificates", "coordination",
+        "discovery", "events", "flowcontrol.apiserver", "internal.apiserver", "metrics", "networking", "node", "rbac.authorization",
+        "resource", "scheduling", "storage", "storagemigration",
+    )
+}  # fmt: skip
 PHASES = ("definitions", "namespaces", "workloads", "webhooks", "custom resources")
 
 
@@ -51,7 +60,7 @@ def key(doc: dict) -> tuple[str, str, str, str]:
 def is_custom(doc: dict) -> bool:
     """Whether the kind is none of Kubernetes' own."""
     group = group_of(doc)
-    return "." in group and not group.endswith(".k8s.io")
+    return "." in group and group not in OWN_GROUPS
 
 
 def is_crd(doc: dict) -> bool:

@@ -644,7 +644,7 @@ def describe(item: Awaited) -> dict:
 # Specifications are returned where a caller reads addresses or numbers from them; those of definitions and webhooks are long.
 WITH_SPEC = {
     "Service", "Deployment", "StatefulSet", "DaemonSet", "Job", "Ingress", "PersistentVolumeClaim", "InferenceService",
-    "ConfigConnectorContext",
+    "ConfigConnectorContext", "ContainerCluster",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ import traceback
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
-    from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster, ClusterError
+    from ansible_collections.mlops.platform.plugins.module_utils.client import ApiError, Cluster, ClusterError
 
     MISSING = None
 except ImportError:
@@ -83,6 +83,8 @@ def main() -> None:
             result["version"] = (namespace["metadata"].get("annotations") or {}).get(ANNOTATION, "")
             claims = cluster.list("v1", "PersistentVolumeClaim", params["namespace"])
             result["claims"] = sorted(claim["metadata"]["name"] for claim in claims)
+    except ApiError as error:
+        module.fail_json(msg=f"which version namespace {params['namespace']} has cannot be read: {error}", **result)
     except ClusterError as error:  # whoever needs the cluster says so
         result["msg"] = str(error)
     module.exit_json(**result)

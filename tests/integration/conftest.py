@@ -102,13 +102,13 @@ def kubectl(kubeconfig):
 
 
 @pytest.fixture(scope="session")
-def distribution_tree(kubeflow_components, tmp_path_factory):
-    """The source tree of Kubeflow 1.8.0."""
-    return kubeflow.lay_out("1.8", kubeflow_components["__kubeflow_archives"]["1.8"], tmp_path_factory.mktemp("distribution"))
+def kubeflow_1_8(kubeflow_components, tmp_path_factory):
+    """The source tree of Kubeflow 1.8."""
+    return kubeflow.lay_out("1.8", kubeflow_components["__kubeflow_archives"]["1.8"], tmp_path_factory.mktemp("kubeflow"))
 
 
 @pytest.fixture
-def kubeflow_role(play, api_server, cluster, distribution_tree, tmp_path):
+def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
     """`kubeflow_role(*arguments, **variables)` runs the role for Kubeflow 1.8 on the API server. No controllers: nothing is awaited."""
     from ansible_collections.mlops.platform.plugins.module_utils import apply, documents
 
@@ -121,7 +121,7 @@ def kubeflow_role(play, api_server, cluster, distribution_tree, tmp_path):
         given = {
             "ansible_python_interpreter": "{{ ansible_playbook_python }}",
             "kubeflow_kubeconfig": api_server,
-            "kubeflow_manifests": str(distribution_tree),
+            "kubeflow_manifests": str(kubeflow_1_8),
             "kubeflow_kubectl": kubeflow.kubectl(),
             "kubeflow_cache_dir": str(tmp_path / "cache"),
             "kubeflow_wait": False,

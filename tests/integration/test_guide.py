@@ -1,4 +1,4 @@
-"""docs/first-notebook.md, done as it says: its commands, in its order, in a copy of the checkout, against the rehearsal and Molecule's cluster."""
+"""docs/first-notebook.md, done as it says: its commands in its order, in a copy of the checkout, against the rehearsal and the cluster."""
 
 from __future__ import annotations
 

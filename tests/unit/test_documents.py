@@ -161,6 +161,7 @@ def test_phases():
             ("v1", "Secret"),
             ("v1", "Namespace"),
             ("serving.knative.dev/v1", "Service"),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute"),
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
         ]
     ]
@@ -169,7 +170,7 @@ def test_phases():
         ["Namespace"],
         ["Role", "Secret", "Deployment"],
         ["ValidatingWebhookConfiguration"],
-        ["ClusterServingRuntime", "Service"],
+        ["ClusterServingRuntime", "Service", "HTTPRoute"],
     ]
 
 
