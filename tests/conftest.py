@@ -142,6 +142,7 @@ def kubeflow_catalogs():
     options = {
         "kubeflow_user_id_header": "x-user",
         "kubeflow_user_id_prefix": "prefix:",
+        "kubeflow_namespace_labels": {"istio-injection": "enabled"},
         "kubeflow_gateway_selector": {"istio": "ingress"},
         "kubeflow_gateway_namespace": "gateways",
         "kubeflow_gateway_service_account": "gateway",

@@ -24,6 +24,7 @@ options:
         C(kustomization) (more of what its kustomization has), C(needs) (other components), C(workloads) (C(name), C(kind), default
         C(Deployment), and C(containers)) and C(ready) (further objects to wait for).
       - C(secrets) has the keys of its Secrets by name, with a value where it is always the same, else null.
+      - C(recreate) has objects, as for M(mlops.platform.k8s_apply), that another version has with fields that cannot be changed.
       - C(namespace) is where its workloads and Secrets are, if not in O(namespace).
     type: dict
     required: true
@@ -49,7 +50,8 @@ _value:
     - C(problems), a clause for each component that needs others which are not selected, such as C(katib needs profiles), and C(lacking),
       all that is to be selected beside, also for these others.
     - C(trees), the names of the source trees, and C(builds) for M(mlops.platform.kustomize).
-    - C(workloads) for the filter P(mlops.platform.workload_patches#filter), and C(ready) for M(mlops.platform.k8s_ready).
+    - C(workloads) for the filter P(mlops.platform.workload_patches#filter), C(ready) for M(mlops.platform.k8s_ready) and C(recreate) for
+      M(mlops.platform.k8s_apply).
     - C(secrets), the documents of the Secrets, C(exclude), what these replace, and C(missing_secrets), the keys without a value.
     - Every object of a build has the label C(mlops.platform/component), the name of its component.
   type: dict
@@ -84,6 +86,7 @@ def component_plan(selected, catalog, namespace, secrets=None):
             *({key: workload[key] for key in ("kind", "namespace", "name")} for workload in workloads),
             *(dict(item) for part in chosen.values() for item in part.get("ready", [])),
         ],
+        "recreate": [dict(item) for part in chosen.values() for item in part.get("recreate", [])],
         "secrets": [_secret(*item) for item in kept],
         "exclude": [{"kind": "Secret", "namespace": place, "name": secret} for _name, place, secret, _data in kept],
         "missing_secrets": [f"{secret}.{key} ({name})" for name, _place, secret, data in kept for key, value in data.items() if not value],

@@ -23,13 +23,14 @@ import yaml
 
 from ansible_collections.mlops.platform.plugins.module_utils import capacity
 from ansible_collections.mlops.platform.plugins.module_utils.client import ApiError, Cluster, ClusterError, UnknownKind, Unreachable
-from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cause, Patience, causes, condition, shorten
+from ansible_collections.mlops.platform.plugins.module_utils.diagnose import Cause, Patience, Snapshot, causes, condition, remains, shorten
 from ansible_collections.mlops.platform.plugins.module_utils.documents import (
     group_of,
     is_applied,
     is_crd,
     key,
     label,
+    matches,
     merge,
     phase,
     phases,
@@ -50,6 +51,8 @@ OWNERS = (
     *("pulumi*", "kapp*", "configsync*", "ansible*", "skaffold*", "mlops-platform-*"),
 )
 
+# how the server says that a field can only be set when an object is made
+FIXED = re.compile(r"immutable|cannot change roleRef")
 WEBHOOK = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)"|conversion webhook for (?P<conversion>.+?) failed')
 SERVICE = re.compile(r"https?://(?P<name>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)\.svc[.:/]")
 NO_DRY_RUN = "does not support dry run"
@@ -73,6 +76,7 @@ class Report:
 
     outcomes: list[Outcome] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    kept: list[dict] = field(default_factory=list)  # entries of the inventory that are no longer wanted, but stay (prune_keep)
 
     @property
     def changed(self) -> bool:
@@ -90,6 +94,7 @@ class Report:
             "changed": self.changed,
             "objects": [{**reference(outcome.doc), "action": outcome.action} for outcome in self.outcomes],
             "left": [left for outcome in self.outcomes for left in outcome.left],
+            "kept": [reference(entry) for entry in self.kept],
         }
 
     def diff(self) -> list[dict]:
@@ -126,18 +131,25 @@ def apply(
     inventory: Inventory | None = None,
     prune: bool = False,
     prune_data: str = "keep",
+    prune_keep: Iterable[dict] = (),
+    owner_annotation: str | None = None,
     capacity_remedy: str = "",
+    recreate: Iterable[dict] = (),
 ) -> Report:
     """Apply the documents as field manager `manager`; with `dry_run` say what that would do.
 
     `force_managers` are patterns of managers that lose conflicts. `strict` refuses fields that the kind does not have. `prune_data` is a
-    key of NEVER_PRUNED. With `capacity_remedy` nothing is written if the nodes have too little free; it is what the error advises.
+    key of NEVER_PRUNED; what a target of `prune_keep` matches is not pruned either. `owner_annotation` says whose a namespace is: one that
+    is somebody else's is an error before anything is written. With `capacity_remedy` nothing is written if the nodes have too little free;
+    it is what the error advises. `recreate` are targets that are deleted and made anew where the server refuses to change what cannot be
+    changed.
     """
     batch = _Batch(cluster, manager, tuple(force_managers), timeout, dry_run, strict)
-    docs = batch.prepare(docs, namespace, inventory)
+    batch.recreate = list(recreate)
+    docs = batch.prepare(docs, namespace, inventory, owner_annotation)
     recorded = inventory.read() if inventory else []
     wanted = {key(doc) for doc in docs}
-    dropped = [entry for entry in recorded if key(entry) not in wanted] if prune else []
+    dropped = batch.keep([entry for entry in recorded if key(entry) not in wanted], prune_keep) if prune else []
     if capacity_remedy:
         batch.check_capacity(docs, dropped, capacity_remedy)
     home = [doc for doc in docs if inventory and key(doc) == ("", "Namespace", "", inventory.namespace)]
@@ -152,7 +164,7 @@ def apply(
     if inventory and prune:
         used = batch.prune(inventory, dropped, prune_data)
         if not dry_run:
-            inventory.write(merge_entries(recorded, docs), merge_entries(used, docs))
+            inventory.write(merge_entries(recorded, docs), merge_entries(used + batch.report.kept, docs))
     return batch.report
 
 
@@ -187,6 +199,8 @@ def remove(
     inventory: Inventory | None = None,
     prune: bool = False,
     prune_data: str = "keep",
+    prune_keep: Iterable[dict] = (),
+    owner_annotation: str | None = None,
 ) -> Report:
     """Delete the documents' objects and wait until they are gone; with `prune` also what else is in the inventory.
 
@@ -197,8 +211,11 @@ def remove(
     docs = batch.scope(docs, namespace)
     named = {key(doc) for doc in docs}
     recorded = inventory.read() if inventory else []
+    if owner_annotation:
+        batch.check_owners(docs, batch.namespaces(), owner_annotation)
     if prune:
-        docs = docs + [entry for entry in recorded if key(entry) not in named and _kind(entry) not in NEVER_PRUNED[prune_data]]
+        dropped = batch.keep([entry for entry in recorded if key(entry) not in named], prune_keep)
+        docs = docs + [entry for entry in dropped if _kind(entry) not in NEVER_PRUNED[prune_data]]
     foreign = inventory.foreign() if inventory else {}
     for doc in docs:
         if key(doc) in foreign:
@@ -209,8 +226,8 @@ def remove(
     for group in ([doc for doc in definitions if doc not in used], webhooks, workloads):
         batch.delete(group)
     if inventory and not dry_run and cluster.get("v1", "ConfigMap", inventory.name, inventory.namespace):
-        if used:
-            inventory.write(recorded, merge_entries([], used))
+        if used or batch.report.kept:
+            inventory.write(recorded, merge_entries(batch.report.kept, used))
         else:
             namespaces = [inventory.document([]), *namespaces]  # last, with its namespace: until then it can still be continued
     batch.delete(namespaces)
@@ -386,6 +403,7 @@ class _Batch:
         self.cluster, self.manager, self.force_managers, self.dry_run, self.strict = cluster, manager, force_managers, dry_run, strict
         self.timeout, self.deadline = timeout, time.monotonic() + timeout
         self.report = Report()
+        self.recreate: list[dict] = []  # targets that may be deleted, to be made anew
         self.defined: dict[tuple[str, str], dict] = {}  # (group, kind) → CRD of the batch
         self.changing: set[tuple[str, str]] = set()  # those of them whose CRD this run changes
         self.absent: set[tuple] = set()  # keys of objects that cannot exist yet, since their kind or namespace does not
@@ -416,13 +434,17 @@ class _Batch:
         except UnknownKind:
             return bool(doc["metadata"].get("namespace"))
 
-    def prepare(self, docs: list[dict], namespace: str | None, inventory: Inventory | None) -> list[dict]:
+    def prepare(
+        self, docs: list[dict], namespace: str | None, inventory: Inventory | None, owner_annotation: str | None = None
+    ) -> list[dict]:
         """Scope the documents, and find the kinds and namespaces that neither the cluster nor the batch has before anything is written."""
         docs = self.scope(docs, namespace)
         # what the batch defines itself matters in check mode only: otherwise it is there when its turn comes
         asked = {(doc["apiVersion"], doc["kind"]) for doc in docs if self.dry_run or (group_of(doc), doc["kind"]) not in self.defined}
         served = {kind: self.cluster.serves(*kind) for kind in asked}
-        existing = self._namespaces()
+        found = self.namespaces()
+        self.check_owners(docs, found, owner_annotation)
+        existing = _Everything() if found is None else {name for name in found if not found[name]["metadata"].get("deletionTimestamp")}
         created = {doc["metadata"]["name"] for doc in docs if phase(doc) == 1}
         problems, create = [], "Remedy: create it first, or add it to the documents."
         for doc in docs:
@@ -444,14 +466,44 @@ class _Batch:
         self.report.warnings += problems
         return docs
 
-    def _namespaces(self):
+    def namespaces(self) -> dict[str, dict] | None:
+        """All namespaces by name; None if they may not be listed: whatever is missing shows when it is used."""
         try:
-            found = self.cluster.list("v1", "Namespace")
-            return {item["metadata"]["name"] for item in found if not item["metadata"].get("deletionTimestamp")}
+            return {item["metadata"]["name"]: item for item in self.cluster.list("v1", "Namespace")}
         except ApiError as error:
             if error.status != 403:
                 raise
-            return _Everything()  # may not be listed: whatever is missing shows when it is used
+            return None
+
+    def check_owners(self, docs: list[dict], found: dict[str, dict] | None, annotation: str | None) -> None:
+        """Refuse namespaces that are somebody else's, by their annotation. One to be deleted must have an owner at all."""
+        problems = []
+        for doc in docs if annotation else ():
+            name, wanted = doc["metadata"]["name"], (doc["metadata"].get("annotations") or {}).get(annotation)
+            live = (found or {}).get(name)
+            if _kind(doc) != NAMESPACE or not live:
+                continue
+            owner = (live["metadata"].get("annotations") or {}).get(annotation)
+            if wanted and owner and owner != wanted:
+                problems.append(
+                    f"Namespace {name} belongs to {owner} (annotation {annotation}), not to {wanted}. Remedy: choose another namespace, "
+                    f"or hand it over: kubectl annotate --overwrite namespace {name} {annotation}={wanted}"
+                )
+            elif wanted and not owner and not self._applied(live):
+                problems.append(
+                    f"Namespace {name} exists and is nobody's (it has no annotation {annotation}). Remedy: choose another namespace, "
+                    f"or hand it over: kubectl annotate namespace {name} {annotation}={wanted}"
+                )
+            elif not wanted and not owner:
+                problems.append(
+                    f"Namespace {name} is nobody's (it has no annotation {annotation}) and is not deleted. Remedy: delete it with kubectl"
+                )
+        if problems:
+            raise ApplyError(_joined(problems), self.report)
+
+    def _applied(self, live: dict) -> bool:
+        """Whether this manager has a field of it."""
+        return any(part.get("manager") == self.manager for part in live["metadata"].get("managedFields") or [])
 
     def check_capacity(self, docs: list[dict], dropped: list[dict], remedy: str) -> None:
         """Refuse workloads that the nodes have no room for, before anything is written. `dropped` is what this run will prune."""
@@ -493,6 +545,8 @@ class _Batch:
                 if self._unpredictable(doc, error):
                     self.report.warnings.append(f"{label(doc)}: predicted without the server, which answers: {shorten(error.message, 300)}")
                     return self._outcome(doc, live, merge(live, doc), left)
+                if live and error.status == 422 and FIXED.search(error.message) and any(matches(doc, target) for target in self.recreate):
+                    return self._make_way(doc, live)
                 if error.status != 409:
                     raise
                 contested = conflicts(error)
@@ -502,6 +556,14 @@ class _Batch:
             else:  # somebody else wrote in between
                 live, sent, force, left = self._read(doc), doc, False, []
         raise NotYet("somebody else keeps changing it")
+
+    def _make_way(self, doc: dict, live: dict) -> Outcome:
+        """Delete an object that cannot be changed into what it is to be; the next round makes it anew."""
+        meta = live["metadata"]
+        if self.dry_run:
+            return self._outcome(doc, live, doc, [])
+        self.cluster.delete(doc["apiVersion"], doc["kind"], meta["name"], meta.get("namespace"), uid=meta["uid"])
+        raise NotYet("was deleted, to be made anew")
 
     def _unpredictable(self, doc: dict, error: ApiError) -> bool:
         """Whether the server cannot tell in check mode what an apply would do: webhooks, definitions about to change."""
@@ -515,7 +577,7 @@ class _Batch:
         if live and live["metadata"].get("deletionTimestamp"):
             if self.dry_run:
                 return None
-            raise NotYet(_held(live))
+            raise NotYet(self._held(live))
         return live
 
     def _outcome(self, doc: dict, live: dict | None, after: dict, left: list[dict]) -> Outcome:
@@ -574,6 +636,16 @@ class _Batch:
                 )
 
     # deleting
+
+    def keep(self, entries: list[dict], targets: Iterable[dict]) -> list[dict]:
+        """Note the entries that a target keeps, as far as they still exist and are this set's; returns the others."""
+        targets = list(targets or ())
+        matched = [entry for entry in entries if any(matches(entry, target) for target in targets)]
+        found = [(entry, self._find(entry)) for entry in matched]
+        self.report.kept = [
+            entry for entry, live in found if live and not live["metadata"].get("deletionTimestamp") and self._is_ours(live)
+        ]
+        return [entry for entry in entries if entry not in matched]
 
     def prune(self, inventory: Inventory, entries: list[dict], data: str) -> list[dict]:
         """Delete what an earlier run applied and this one does not have, as far as it is still this set's.
@@ -663,7 +735,15 @@ class _Batch:
     def _gone(self, outcome: Outcome) -> None:
         live = self._find(outcome.doc)
         if live and live["metadata"]["uid"] == outcome.live["metadata"]["uid"]:
-            raise NotYet(_held(live))
+            raise NotYet(self._held(live))
+
+    def _held(self, live: dict) -> str:
+        """Why an object that is being deleted still exists."""
+        if _kind(live) == NAMESPACE:
+            reasons = remains(Snapshot(self.cluster), live)
+            return f"is Terminating since {live['metadata']['deletionTimestamp']}: {'; '.join(reasons) or 'it is being emptied'}"
+        finalizers = ", ".join(live["metadata"].get("finalizers") or [])
+        return "is still being deleted" + (f", held by finalizers: {finalizers}" if finalizers else "")
 
     # rounds
 
@@ -719,7 +799,7 @@ class _Batch:
                 return None, NotYet(shorten(message), (service["namespace"], service["name"]) if service else None)
             if error.status == 404 and key(doc)[:2] in self.defined:  # a definition is served a moment after it is established
                 return None, NotYet(shorten(message))
-            if "immutable" in message:
+            if FIXED.search(message):
                 message += ". Remedy: delete the object, then rerun; it is created anew"
             return None, ApplyError(shorten(message, 2000))
         except Unreachable as error:  # it was reachable when the run began
@@ -766,18 +846,6 @@ def _doc(item: dict | Outcome) -> dict:
 
 def _established(crd: dict) -> bool:
     return condition(crd, "Established").get("status") == "True"
-
-
-def _held(live: dict) -> str:
-    """Why an object that is being deleted still exists."""
-    finalizers = [*(live["metadata"].get("finalizers") or []), *((live.get("spec") or {}).get("finalizers") or [])]
-    reasons = [
-        entry.get("message") or entry.get("reason")
-        for entry in (live.get("status") or {}).get("conditions") or []
-        if live["kind"] == "Namespace" and entry.get("status") == "True"
-    ]
-    held = f", held by finalizers: {', '.join(finalizers)}" if finalizers else ""
-    return f"is still being deleted{held}{''.join(f'; {reason}' for reason in reasons)}"
 
 
 def _joined(problems: list[str], limit: int = 8) -> str:

@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A small Kubernetes client: the `kubernetes` package's authentication and TLS, raw dicts, discovery from the server itself.
+"""A small Kubernetes client: raw dicts, discovery from the server itself, and the `kubernetes` package's authentication, TLS and proxies.
 
 Threads may share a `Cluster`. Nothing is cached on disk, so a recreated cluster is never mistaken for the earlier one.
 """
@@ -17,6 +17,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies
 
 import urllib3
+
+from ansible_collections.mlops.platform.plugins.module_utils import kubeconfig as kubeconfig_file
 
 CONNECT_TIMEOUT = 2.5  # seconds; tried twice, so that an unreachable server is reported within five
 READ_TIMEOUT = 60.0  # a write may wait for a chain of admission webhooks, each allowed up to 30 s
@@ -78,8 +80,15 @@ class Cluster:
         self._discovery_lock = threading.Lock()
         self._resources: dict[tuple[str, str], Resource] | None = None
         self._learned: dict[tuple[str, str], Resource] = {}
-        self._config = self._load()
-        self._pool = self._connect()
+        plain = kubeconfig_file.read(self.kubeconfig, self.context)
+        if plain and not self._proxied(plain.server):
+            self.context, self.server = plain.context, plain.server
+            self._config = None
+            self._authorization = f"Bearer {plain.token}" if plain.token else ""
+            self._pool = urllib3.PoolManager(num_pools=POOL_SIZE, maxsize=POOL_SIZE, ssl_context=plain.tls)
+        else:
+            self._config = self._load()
+            self._pool = self._connect()
 
     def __str__(self) -> str:
         return f"context {self.context!r} of kubeconfig {self.kubeconfig} (server {self.server or 'unknown'})"
@@ -149,12 +158,24 @@ class Cluster:
         """
         from kubernetes.client import ApiClient
 
-        url = urlsplit(self.server)
         if self._config.proxy:
             self._config.no_proxy = ""
-        elif not _is_loopback(url.hostname or ""):
-            self._config.proxy = getproxies().get(url.scheme)
+        else:
+            self._config.proxy = self._proxied(self.server)
         return ApiClient(self._config).rest_client.pool_manager
+
+    @staticmethod
+    def _proxied(server: str) -> str | None:
+        """The proxy that the environment has for a server, which NO_PROXY may still exempt."""
+        url = urlsplit(server)
+        return None if _is_loopback(url.hostname or "") else getproxies().get(url.scheme)
+
+    def _credentials(self) -> str:
+        """What belongs into the header Authorization, if anything does."""
+        if not self._config:
+            return self._authorization
+        with self._auth_lock:  # the package renews expired tokens in here
+            return self._config.get_api_key_with_prefix("BearerToken", "authorization")
 
     def _trouble(self, what: str, remedy: str, kind: type[ClusterError] = ClusterError) -> ClusterError:
         proxy = getattr(self._pool, "proxy", None)
@@ -184,10 +205,8 @@ class Cluster:
             sent["Content-Type"] = content_type or "application/json"
             if not isinstance(body, (bytes, str)):
                 body = json.dumps(body, separators=(",", ":"))
-        with self._auth_lock:  # the package renews expired tokens in here
-            token = self._config.get_api_key_with_prefix("BearerToken", "authorization")
-        if token:
-            sent["Authorization"] = token
+        if credentials := self._credentials():
+            sent["Authorization"] = credentials
         sent.update(headers or {})
         url = self.server + path
         if query:
@@ -247,6 +266,11 @@ class Cluster:
             if attempt == 1:  # a CRD may have been installed since
                 self.invalidate(known)
         raise UnknownKind(f"{self} does not serve {kind} of {api_version or 'any group'}. Remedy: install what defines it first (its CRD).")
+
+    def named(self, plural: str, group: str) -> Resource | None:
+        """Where the kind lives that the API calls by this plural, in its preferred version."""
+        found = (entry for entry in self._discovered().values() if entry.plural == plural)
+        return next((entry for entry in found if entry.api_version.rpartition("/")[0] == group), None)
 
     def invalidate(self, seen: dict | None = None) -> None:
         """Forget what was discovered. (`seen`: only if nobody has discovered anew since.)"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from ansible_collections.mlops.platform.plugins.module_utils.client import ApiError, ClusterError, UnknownKind
 
@@ -16,6 +17,8 @@ KNATIVE = "serving.knative.dev"
 KSERVE = "serving.kserve.io"
 CERT_MANAGER = "cert-manager.io"
 CONFIG_CONNECTOR = ".cnrm.cloud.google.com"
+
+TRAINING_JOBS = ("TFJob", "PyTorchJob", "MPIJob", "XGBoostJob", "PaddleJob", "MXJob")
 
 CRASH_RESTARTS = 3  # from so many restarts on a crash is a crash loop
 SCHEDULER_EVENTS = {"Scheduled", "FailedScheduling", "TriggeredScaleUp", "NotTriggerScaleUp"}
@@ -464,6 +467,17 @@ def _job(snapshot: Snapshot, obj: dict) -> list[Cause]:
     return found + _pods(snapshot, running)
 
 
+def _workflow(snapshot: Snapshot, obj: dict) -> list[Cause]:
+    """The steps of an Argo workflow that failed, and the pods of those that do not start."""
+    nodes = sorted(((obj.get("status") or {}).get("nodes") or {}).values(), key=lambda node: node.get("finishedAt") or "")
+    found = [
+        Cause(f"{label(obj)} step {node.get('displayName')}", node["phase"], shorten(node.get("message")))
+        for node in nodes
+        if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error")
+    ]
+    return found + _pods(snapshot, snapshot.owned("v1", "Pod", obj))
+
+
 # -- services, webhooks, claims, namespaces -----------------------------------------------------------------------------
 
 
@@ -570,12 +584,66 @@ def _claim(snapshot: Snapshot, obj: dict) -> list[Cause]:
     return [Cause(name, event["reason"], shorten(event.get("message")), lasting=event["reason"] in ("ProvisioningFailed", "FailedBinding"))]
 
 
-def _namespace(_snapshot: Snapshot, obj: dict) -> list[Cause]:
-    return [
-        Cause(label(obj), c.get("reason") or c["type"], shorten(c.get("message")))
-        for c in (obj.get("status") or {}).get("conditions") or []
-        if c.get("status") == "True" and c["type"].startswith("Namespace")
+def _namespace(snapshot: Snapshot, obj: dict) -> list[Cause]:
+    return [Cause(label(obj), "Terminating", reason) for reason in remains(snapshot, obj)]
+
+
+# How a namespace's condition NamespaceContentRemaining names what is left: "pods. has 1 resource instances"
+REMAINING = re.compile(r"([a-z0-9-]+)\.([a-z0-9.-]*) has \d+ resource instances")
+# Who takes which finalizer (a pattern) away. Of others, the field manager that has set it is named.
+FINALIZERS = (
+    ("profile-finalizer", "Deployment kubeflow/profiles-deployment"),
+    ("update-prometheus-metrics", "Deployment kubeflow/katib-controller"),
+    ("clean-metrics-in-db", "Deployment kubeflow/katib-controller"),
+    ("workflows.argoproj.io/*", "Deployment kubeflow/workflow-controller"),
+    ("inferenceservice.finalizers", "KServe (Deployment kserve-controller-manager)"),
+    ("*.serving.knative.dev", "Deployment knative-serving/controller"),
+    ("*.networking.internal.knative.dev", "Deployment knative-serving/net-istio-controller"),
+    ("cnrm.cloud.google.com/*", "Config Connector"),
+    ("kubernetes.io/pvc-protection", "Kubernetes, as soon as no pod uses the volume"),
+    ("foregroundDeletion", "Kubernetes, as soon as what the object owns is gone"),
+)
+SHOWN = 3  # objects of a kind that are named
+
+
+def remains(snapshot: Snapshot, namespace: dict) -> list[str]:
+    """What a namespace waits for that is being deleted: which objects with which finalizer, whose it is, and the remedy."""
+    name, said, found = namespace["metadata"]["name"], condition(namespace, "NamespaceContentRemaining"), []
+    for plural, group in REMAINING.findall(said.get("message") or "") if said.get("status") == "True" else ():
+        resource, what = snapshot.cluster.named(plural, group), plural + (f".{group}" if group else "")
+        there = snapshot.evidence(resource.api_version, resource.kind, name) if resource else []
+        held = [item for item in there if item["metadata"].get("finalizers")]
+        for item in held[:SHOWN]:
+            who = ", ".join(f"{entry}, to be taken away by {_keeper(item, entry)}" for entry in item["metadata"]["finalizers"])
+            found.append(f"waits for {resource.kind}/{item['metadata']['name']} with finalizer {who}")
+        if len(held) > SHOWN:
+            found.append(f"waits for {len(held) - SHOWN} more {what}")
+        if held:
+            first, patch = held[0]["metadata"]["name"], '{"metadata": {"finalizers": null}}'
+            found.append(
+                "see why that does not happen, and only if it never will, take it away by hand: "
+                f"kubectl --namespace {name} patch {what} {first} --type=merge --patch '{patch}'"
+            )
+    told = {"NamespaceContentRemaining", "NamespaceFinalizersRemaining"} if found else set()
+    found += [
+        f"{c.get('reason') or c['type']}: {shorten(c.get('message'))}"
+        for c in (namespace.get("status") or {}).get("conditions") or []
+        if c.get("status") == "True" and c["type"].startswith("Namespace") and c["type"] not in told
     ]
+    other = [entry for entry in (namespace.get("spec") or {}).get("finalizers") or [] if entry != "kubernetes"]
+    other += namespace["metadata"].get("finalizers") or []
+    return found + [f"has itself the finalizer {entry}, to be taken away by {_keeper(namespace, entry)}" for entry in other]
+
+
+def _keeper(obj: dict, finalizer: str) -> str:
+    """Who takes the finalizer away: known, or the field manager that has set it."""
+    known = next((who for pattern, who in FINALIZERS if fnmatchcase(finalizer, pattern)), None)
+    setters = [
+        part.get("manager")
+        for part in obj["metadata"].get("managedFields") or []
+        if f'v:"{finalizer}"' in ((part.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:finalizers", {})
+    ]
+    return known or (f"{setters[0]}, which has set it" if setters else "its controller")
 
 
 def _crd(_snapshot: Snapshot, obj: dict) -> list[Cause]:
@@ -663,6 +731,8 @@ _BY_KIND = {
     ("apps", "StatefulSet"): _pod_owner,
     ("apps", "DaemonSet"): _pod_owner,
     ("batch", "Job"): _job,
+    **{("kubeflow.org", kind): _job for kind in TRAINING_JOBS},
+    ("argoproj.io", "Workflow"): _workflow,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _crd,
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"): _webhooks,
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration"): _webhooks,

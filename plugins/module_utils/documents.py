@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 import yaml
 
 WEBHOOK_KINDS = {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
+# What makes pods
+RUNNING_KINDS = {"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "StatefulSet"}
 # Kubernetes' own groups with a dot in their names; others that end in .k8s.io are of CustomResourceDefinitions (gateway.networking.k8s.io).
 OWN_GROUPS = {
     f"{name}.k8s.io"
@@ -245,9 +247,12 @@ def phase(doc: dict) -> int:
 
 
 def phases(docs: Iterable[dict]) -> list[list[dict]]:
-    """The documents by phase, in the order of PHASES; phases may be empty."""
+    """The documents by phase, in the order of PHASES; phases may be empty.
+
+    Within a phase, what runs pods comes last: pods that find their Secrets, ConfigMaps and accounts need not be tried again.
+    """
     ordered: list[list[dict]] = [[] for _ in PHASES]
-    for doc in docs:
+    for doc in sorted(docs, key=lambda doc: doc["kind"] in RUNNING_KINDS):
         ordered[phase(doc)].append(doc)
     return ordered
 

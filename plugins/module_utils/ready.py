@@ -19,6 +19,7 @@ from ansible_collections.mlops.platform.plugins.module_utils.diagnose import (
     CERT_MANAGER,
     KNATIVE,
     KSERVE,
+    TRAINING_JOBS,
     Cause,
     Patience,
     Snapshot,
@@ -42,7 +43,10 @@ STATELESS = {
     "HorizontalPodAutoscaler", "ClusterServingRuntime", "ServingRuntime", "Endpoints", "EndpointSlice", "CronJob",
 }  # fmt: skip
 STATELESS_GROUPS = ("networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io")
-DEFAULT_CONDITION = {"APIService": "Available", "Gateway": "Programmed", "GatewayClass": "Accepted"}
+DEFAULT_CONDITION = {
+    **{"APIService": "Available", "Gateway": "Programmed", "GatewayClass": "Accepted", "Experiment": "Succeeded"},
+    **dict.fromkeys(TRAINING_JOBS, "Succeeded"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,9 @@ def _observed(live: dict, required: bool = False) -> Verdict | None:
     return None
 
 
+ENDED = {"Succeeded", "Complete", "Completed"}  # what does not come any more where there is a condition Failed
+
+
 def _condition(live: dict, wanted: str) -> Verdict:
     kind, _, status = wanted.partition("=")
     status = status or "True"
@@ -132,6 +139,9 @@ def _condition(live: dict, wanted: str) -> Verdict:
         stale = Verdict(False, f"condition {kind} is about generation {found['observedGeneration']} of {live['metadata']['generation']}")
     if stale:
         return stale
+    failed = condition(live, "Failed")
+    if kind in ENDED and failed.get("status") == "True":
+        return Verdict(False, shorten(f"failed ({failed.get('reason')}: {failed.get('message')})", 300), failed=True)
     if not found:
         return Verdict(False, f"has no condition {kind} yet")
     if found.get("status") == status:
@@ -203,6 +213,15 @@ def _job(_look: Look, live: dict) -> Verdict:
         return Verdict(False, "suspended")
     wanted = (live.get("spec") or {}).get("completions") or 1
     return Verdict(False, f"{status.get('succeeded', 0)} of {wanted} succeeded, {status.get('failed', 0)} failed")
+
+
+def _workflow(_look: Look, live: dict) -> Verdict:
+    """One of Argo: it is awaited until it has ended well."""
+    status = live.get("status") or {}
+    phase = status.get("phase") or "Pending"
+    if phase in ("Failed", "Error"):
+        return Verdict(False, shorten(f"has ended as {phase} ({status.get('message')})", 300), failed=True)
+    return Verdict(phase == "Succeeded", f"phase {phase}, progress {status.get('progress') or '0/0'}")
 
 
 def _pod(_look: Look, live: dict) -> Verdict:
@@ -331,6 +350,7 @@ _RULES: dict[tuple[str, str], Callable[[Look, dict], Verdict]] = {
     (KNATIVE, "Revision"): _knative,
     (KNATIVE, "Route"): _knative,
     (KSERVE, "InferenceService"): _inference_service,
+    ("argoproj.io", "Workflow"): _workflow,
     (CERT_MANAGER, "Certificate"): lambda look, live: _condition(live, "Ready"),
 }
 

@@ -10,6 +10,7 @@ short_description: Check a cluster's version and what its nodes have left, befor
 description:
   - Fails where the cluster's Kubernetes is older than wanted or where its nodes have less free than needed, with the sums.
   - Warns where Kubernetes is newer than what was tried.
+  - With O(provider), fails where a node is another's.
   - Never changes anything.
 version_added: 1.0.0
 extends_documentation_fragment:
@@ -31,6 +32,9 @@ options:
       - The sum of the nodes says what surely does not fit; that everything fits on single nodes is the scheduler's to find.
     type: dict
     default: {}
+  provider:
+    description: What the provider ID of every node begins with, as C(kind://), where this is for such clusters only.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -83,6 +87,7 @@ def main() -> None:
             "min_version": {"type": "str"},
             "max_version": {"type": "str"},
             "requests": {"type": "dict", "default": {}},
+            "provider": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -101,8 +106,19 @@ def main() -> None:
             )
         if params["max_version"] and found > capacity.minor(params["max_version"]):
             module.warn(f"{subject} was tried up to Kubernetes {params['max_version']}; {cluster} runs {cluster.git_version}.")
+        nodes = cluster.list("v1", "Node") if params["provider"] or params["requests"] else []
+        if params["provider"]:
+            others = [node for node in nodes if not str(node["spec"].get("providerID", "")).startswith(params["provider"])]
+            if others or not nodes:
+                which = "it has none"
+                if others:
+                    which = f"{others[0]['metadata']['name']} is {others[0]['spec'].get('providerID') or 'of no provider'}"
+                module.fail_json(
+                    msg=f"{subject} is for clusters only whose nodes are {params['provider']}; {cluster}: {which}. "
+                    "Remedy: another setting, or another cluster (…_kubeconfig, …_context)."
+                )
         if params["requests"]:
-            available = capacity.free(cluster.list("v1", "Node"), cluster.list("v1", "Pod"))
+            available = capacity.free(nodes, cluster.list("v1", "Pod"))
             problems = capacity.lacking(params["requests"], available)
             if problems:
                 module.fail_json(

@@ -27,7 +27,7 @@ options:
     type: str
   helm:
     description: Name or path of helm, 3.17 or later.
-    type: str
+    type: path
     default: helm
   timeout:
     description: How long an operation may take, in seconds, and how long another run is waited for.
@@ -129,7 +129,7 @@ def main() -> None:
         argument_spec={
             "kubeconfig": {"type": "str"},
             "context": {"type": "str"},
-            "helm": {"type": "str", "default": "helm"},
+            "helm": {"type": "path", "default": "helm"},
             "timeout": {"type": "int", "default": 300},
             "take_ownership": {"type": "bool", "default": False},
             "releases": {

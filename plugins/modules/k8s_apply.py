@@ -121,6 +121,19 @@ options:
     type: str
     choices: [keep, unused, delete]
     default: keep
+  prune_keep:
+    description:
+      - What is not pruned either. As long as it exists it stays in the list of the set, and every run names it in RV(kept).
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
+  owner_annotation:
+    description:
+      - Annotation that says whose a namespace is, such as V(owner) for Kubeflow's users. A namespace of the cluster that has another value
+        than the document, or none and was not made by this set, is an error before anything is written, in check mode too.
+      - With O(state=absent), a namespace without it is not deleted.
+    type: str
   force_managers:
     description: Field managers (patterns) that lose conflicts, e.g. V(helm) to take over what Helm installed.
     type: list
@@ -138,6 +151,14 @@ options:
     description: What to do then, said in the error.
     type: str
     default: add nodes, or apply less, or lower what the workloads request
+  recreate:
+    description:
+      - Objects that are deleted and made anew where a field has another value that the server does not let anybody change, such as the
+        selector of a Deployment. Any other object of this kind is an error that names the field. Their pods go and come again.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *target
   timeout:
     description: How long to wait for definitions, webhooks and deletions, in seconds.
     type: float
@@ -207,6 +228,11 @@ left:
     - object: ValidatingWebhookConfiguration config.webhook.serving.knative.dev
       fields: ['.webhooks[name="config.webhook.serving.knative.dev"].rules']
       manager: webhook
+kept:
+  description: What the documents no longer have, and O(prune_keep) keeps. Each with apiVersion, kind, namespace and name.
+  returned: always
+  type: list
+  elements: dict
 """
 
 import json
@@ -250,9 +276,12 @@ OPTIONS = {
     "exclude": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "prune": {"type": "bool", "default": False},
     "prune_data": {"type": "str", "choices": list(PRUNE_DATA), "default": "keep"},
+    "prune_keep": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
+    "owner_annotation": {"type": "str"},
     "force_managers": {"type": "list", "elements": "str", "default": []},
     "check_capacity": {"type": "bool", "default": False},
     "capacity_remedy": {"type": "str", "default": "add nodes, or apply less, or lower what the workloads request"},
+    "recreate": {"type": "list", "elements": "dict", "default": [], "options": TARGET},
     "timeout": {"type": "float", "default": 300},
 }
 
@@ -301,12 +330,14 @@ def run(params: dict, check_mode: bool) -> apply.Report:
         "inventory": inventory,
         "prune": params["prune"],
         "prune_data": params["prune_data"],
+        "prune_keep": params["prune_keep"],
+        "owner_annotation": params["owner_annotation"],
     }
     manager = f"mlops-platform-{params['set']}"
     if params["state"] == "absent":
         return apply.remove(cluster, docs, manager, **common)
-    remedy = params["capacity_remedy"] if params["check_capacity"] else ""
-    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], capacity_remedy=remedy, **common)
+    common["capacity_remedy"] = params["capacity_remedy"] if params["check_capacity"] else ""
+    return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], recreate=params["recreate"], **common)
 
 
 def _exposed(docs: list[dict]) -> set[str]:

@@ -71,7 +71,9 @@ options:
     choices: [auto, always, never]
     default: always
   secret_name:
-    description: Name of the Secret. Its keys are C(client_id) and C(client_secret).
+    description:
+      - Name of the Secret. Its keys are C(client_id) and C(client_secret), which a BackendConfig of GKE reads, and C(key), the client
+        secret once more, for a GCPBackendPolicy.
     type: str
     default: kubeflow-oauth
   secret_namespace:
@@ -208,7 +210,9 @@ class Task:
             self.result.update(client_id=client["client_id"], redirect_uri=oauth.redirect_uri(client["client_id"]))
             if self.params["ask_google"]:
                 self._ask_google(**client)
-            contents = {name: base64.b64encode(value.encode()).decode() for name, value in client.items()}
+            # a BackendConfig of GKE reads client_id and client_secret, a GCPBackendPolicy reads the secret as `key`
+            named = {**client, "key": client["client_secret"]}
+            contents = {name: base64.b64encode(value.encode()).decode() for name, value in named.items()}
             self.module.no_log_values.add(contents["client_secret"])
         else:
             self._refuse_switching(cluster)

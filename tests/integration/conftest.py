@@ -33,9 +33,9 @@ class Run:
         return int(self.text.rpartition(f"{what}=")[2].split()[0])
 
 
-@pytest.fixture
-def play():
-    """`play(playbook, *arguments)` → Run."""
+@pytest.fixture(scope="session")
+def ansible_playbook():
+    """`ansible_playbook(playbook, *arguments)` → Run."""
 
     def run(*arguments, directory: Path = ROOT, timeout: float = 600, **environment: str) -> Run:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
@@ -55,7 +55,13 @@ def play():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def play(ansible_playbook):
+    """`play(playbook, *arguments)` → Run."""
+    return ansible_playbook
+
+
+@pytest.fixture(scope="session")
 def on_cluster(play, kubeconfig):
     """`on_cluster(playbook, *arguments)` runs a playbook of this project on Molecule's cluster."""
 

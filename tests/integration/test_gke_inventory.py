@@ -1,4 +1,7 @@
-"""inventories/gke as a platform engineer fills it in, against the rehearsal, whose GKE cluster answers as Molecule's kind cluster does."""
+"""inventories/gke as a platform engineer fills it in, against the rehearsal, whose GKE cluster answers as Molecule's kind cluster does.
+
+kind has no controller of GKE's load balancers and not their resource types: stand-ins of tests/gke.py play their parts.
+"""
 
 import json
 import subprocess
@@ -7,6 +10,11 @@ import urllib.request
 
 import pytest
 import yaml
+
+from ansible_collections.mlops.platform.plugins.module_utils import apply
+from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster
+from rehearsal.state import PROJECT
+from tests.gke import BACKEND_CONFIGS, MANAGED_CERTIFICATES, LoadBalancers
 
 from .conftest import ROOT
 
@@ -54,6 +62,8 @@ def gke(play, kubeconfig, tmp_path, free_port):
     def run(playbook, *more):
         return play(playbook, "-i", "inventories/gke", *SMALL, "-e", f"@{values}", *more, timeout=900)
 
+    run.endpoint = endpoint
+    run.number = ask("state")["projects"][PROJECT]["projectNumber"]
     run.kubeconfig = tmp_path / "kubeconfig"
     run.requests = lambda since=0: ask(f"requests?since={since}")
     yield run
@@ -69,8 +79,32 @@ def test_inventory_is_readable(play):
     assert [host["platform_gcp_project"] for host in variables.values()] == ["my-project"]
 
 
+@pytest.fixture
+def balanced(gke, kubeconfig, kubectl):
+    """The cluster with GKE's load balancing; afterwards without it and without a login, as Molecule left it."""
+    cluster = Cluster(kubeconfig)
+    apply.apply(cluster, [BACKEND_CONFIGS, MANAGED_CERTIFICATES], "gke")
+    with LoadBalancers(kubeconfig, gke.endpoint, PROJECT, "istio-ingress") as balancers:
+        yield balancers
+        opened = gke(
+            "site.yml",
+            "--tags",
+            "kubeflow",
+            "-e",
+            "kubeflow_access=none",
+            "-e",
+            f"platform_kubeconfig={kubeconfig}",
+            "-e",
+            "platform_context=",
+        )
+    kubectl("delete", "secret", "kubeflow-oauth", "--namespace=istio-ingress", "--ignore-not-found")
+    apply.remove(cluster, [BACKEND_CONFIGS, MANAGED_CERTIFICATES], "gke")
+    assert opened.code == 0, opened.output
+    assert kubectl("get", "ingresses,authorizationpolicies", "--namespace=istio-ingress", "--output=name") == ""
+
+
 @pytest.mark.cluster
-def test_from_an_empty_project_to_the_platform(gke):
+def test_from_an_empty_project_to_the_platform(gke, balanced, kubectl):
     looked = gke("playbooks/preflight.yml")
     assert looked.code == 0, looked.output
     changing = [request for request in gke.requests() if request["verb"] in ("PUT", "PATCH", "DELETE")]
@@ -85,6 +119,12 @@ def test_from_an_empty_project_to_the_platform(gke):
     assert first.code == 0, first.output
     assert "gcp_apis speaks to the rehearsal" in first.text
     assert gke.kubeconfig.stat().st_mode & 0o077 == 0
+    # the login: the load balancer has the client, and the gateway accepts the tokens that are made out to it
+    [backend] = balanced.made.values()
+    [rule] = json.loads(kubectl("get", "requestauthentication", "kubeflow-login", "--namespace=istio-ingress", "--output=json"))["spec"][
+        "jwtRules"
+    ]
+    assert rule["audiences"] == [f"/projects/{gke.number}/global/backendServices/{balanced.ids[backend]}"]
     again = gke("site.yml", "-vvv", "--diff", "-e", "platform_smoke=false")
     assert again.code == 0, again.output
     assert again.recap("changed") == 0, again.output

@@ -375,10 +375,11 @@ def test_refusal_of_the_server_is_shown(ensure, make_chart):
 
 
 def test_module(api_server, helm_binary, make_chart, namespace, tmp_path):
-    """Through Ansible: idempotent, and the values reach helm with their types."""
+    """Through Ansible: idempotent, helm is found below the home directory, and the values reach it with their types."""
+    (tmp_path / "helm").symlink_to(helm_binary)
     task = {
         "kubeconfig": api_server,
-        "helm": helm_binary,
+        "helm": "~/helm",
         "releases": [
             {"name": f"r-{namespace}", "namespace": namespace, "chart": make_chart(), "values": {"replicas": 2}, "create_namespace": True}
         ],
@@ -386,7 +387,12 @@ def test_module(api_server, helm_binary, make_chart, namespace, tmp_path):
     play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"mlops.platform.helm_release": task, "register": "x"}, {
         "ansible.builtin.copy": {"content": "{{ x | to_json }}", "dest": str(tmp_path / "result"), "mode": "0600"}}]}  # fmt: skip
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"), "ANSIBLE_LOCALHOST_WARNING": "false"}
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+        "HOME": str(tmp_path),
+    }
     results = []
     for _run in range(2):
         command = [

@@ -374,6 +374,31 @@ def test_an_immutable_field_names_the_remedy(put):
         put(doc)
 
 
+def test_what_cannot_be_changed_is_made_anew_where_that_is_allowed(put, live, namespace):
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "bound"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [],
+    }
+    put(deployment(), binding)
+    before = [live(doc)["metadata"]["uid"] for doc in (deployment(), binding)]
+    doc = deployment()
+    doc["spec"]["selector"]["matchLabels"] = doc["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
+    other = {**binding, "roleRef": {**binding["roleRef"], "name": "edit"}}
+    recreate = [{"kind": "Deployment", "name": doc["metadata"]["name"], "namespace": None}, {"kind": "RoleBinding", "name": "bound"}]
+    with pytest.raises(ApplyError, match="cannot change roleRef.*Remedy: delete the object"):
+        put(doc, other, recreate=recreate[:1])
+    predicted = put(doc, other, recreate=recreate, dry_run=True)
+    assert actions(predicted)["bound"] == "configured"
+    put(doc, other, recreate=recreate)
+    assert live(doc)["spec"]["selector"] == {"matchLabels": {"app": "other"}}
+    assert live(other)["roleRef"]["name"] == "edit"
+    assert not {live(found)["metadata"]["uid"] for found in (doc, other)} & set(before)
+    assert not put(doc, other, recreate=recreate).changed
+
+
 def test_secrets_stay_hidden(put, edit):
     put(secret(token="s3cret", same="x9x9x9"))
     report = put(secret(token="changed-s3cret", same="x9x9x9"))
@@ -793,3 +818,109 @@ def test_the_module_explains_what_is_wrong(module, options, message):
     result = module(**options)
     assert result["failed"]
     assert message in result["msg"]
+
+
+# -- what is kept, and whose namespaces are -----------------------------------------------------------------------------
+
+
+def test_what_prune_keep_names_stays_and_is_named_by_every_run(put, cluster, namespace, live):
+    inventory, keep = Inventory(cluster, "test", namespace), [{"kind": "ConfigMap", "name": "data-*"}]
+    put(config_map("data-a"), config_map("data-b"), config_map("other"), inventory=inventory)
+
+    def run(*docs, **options):
+        return put(*docs, inventory=inventory, prune=True, prune_keep=keep, **options)
+
+    def kept(report):
+        return [entry["name"] for entry in report.result()["kept"]]
+
+    predicted, real = run(config_map("data-a"), dry_run=True), run(config_map("data-a"))
+    assert real.result() == predicted.result()
+    assert (actions(real), kept(real)) == ({"data-a": "unchanged", "other": "deleted"}, ["data-b"])
+    again = run(config_map("data-a"))
+    assert (again.changed, kept(again)) == (False, ["data-b"])
+    assert (kept(run(config_map("data-a"), config_map("data-b"))), kept(run(config_map("data-a")))) == ([], ["data-b"])
+    cluster.delete("v1", "ConfigMap", "data-b", namespace)
+    assert kept(run(config_map("data-a"))) == []
+    assert [entry["metadata"]["name"] for entry in inventory.read()] == ["data-a"]
+
+
+def test_a_removal_keeps_what_prune_keep_names_and_its_list(put, cluster, namespace, live):
+    inventory, keep = Inventory(cluster, "test", namespace), [{"kind": "ConfigMap", "name": "data"}]
+    put(config_map("data"), config_map("other"), inventory=inventory)
+
+    def remove():
+        return logic.remove(cluster, [], MANAGER, namespace=namespace, timeout=10, inventory=inventory, prune=True, prune_keep=keep)
+
+    report = remove()
+    assert (actions(report), [entry["name"] for entry in report.result()["kept"]]) == ({"other": "deleted"}, ["data"])
+    assert live(config_map("data")) and [entry["metadata"]["name"] for entry in inventory.read()] == ["data"]
+    assert not remove().changed
+
+
+@pytest.fixture
+def owned(put, cluster):
+    """`owned(name, owner, …)` applies a namespace as its owner's."""
+
+    def run(name, owner="ada@example.com", **options):
+        doc = {**a_namespace(name), "metadata": {"name": name, "annotations": {"owner": owner}}}
+        return put(doc, owner_annotation="owner", **options)
+
+    return run
+
+
+def test_a_namespace_of_somebody_else_is_refused_before_anything_is_written(owned, put, cluster):
+    mine, other = (f"t-{uuid.uuid4().hex[:8]}" for _ in range(2))
+    owned(mine)
+    assert not owned(mine).changed
+    docs = [{**a_namespace(name), "metadata": {"name": name, "annotations": {"owner": "bob@example.com"}}} for name in (mine, other)]
+    for dry_run in (True, False):
+        with pytest.raises(
+            ApplyError, match=f"Namespace {mine} belongs to ada@example.com .annotation owner., not to bob@example.com. Remedy"
+        ):
+            put(*docs, owner_annotation="owner", dry_run=dry_run)
+    assert cluster.get("v1", "Namespace", other) is None
+
+
+def test_a_namespace_of_nobody_is_taken_only_if_it_is_this_sets(owned, cluster, namespace):
+    with pytest.raises(
+        ApplyError, match=f"Namespace {namespace} exists and is nobody's .* kubectl annotate namespace {namespace} owner=ada@"
+    ):
+        owned(namespace)
+    mine = f"t-{uuid.uuid4().hex[:8]}"
+    doc = {**a_namespace(mine), "metadata": {"name": mine, "annotations": {"owner": "ada@example.com"}, "labels": {"a": "b"}}}
+    logic.apply(cluster, [doc], MANAGER, owner_annotation="owner")
+    path = cluster.resource("v1", "Namespace").path(None, mine)
+    cluster.request("PATCH", path, {"fieldManager": "kubectl-edit"}, {"metadata": {"annotations": {"owner": None}}}, MERGE_PATCH)
+    logic.apply(cluster, [doc], MANAGER, owner_annotation="owner")
+    assert cluster.get("v1", "Namespace", mine)["metadata"]["annotations"] == {"owner": "ada@example.com"}
+
+
+def test_only_a_namespace_with_an_owner_is_deleted(cluster, namespace, owned):
+    mine = f"t-{uuid.uuid4().hex[:8]}"
+    owned(mine)
+    with pytest.raises(ApplyError, match=f"Namespace {namespace} is nobody's .* and is not deleted"):
+        logic.remove(cluster, [a_namespace(mine), a_namespace(namespace)], MANAGER, owner_annotation="owner", timeout=1)
+    assert all(not cluster.get("v1", "Namespace", name)["metadata"].get("deletionTimestamp") for name in (mine, namespace))
+
+
+def test_a_namespace_that_does_not_go_names_what_it_waits_for(owned, put, cluster, edit, namespace):
+    doc = config_map("held", a="1")
+    put(doc)
+    edit("holder", doc, {"metadata": {"finalizers": ["example.com/hold"]}})
+    cluster.delete("v1", "Namespace", namespace)
+    # what the controller of namespaces writes
+    said = {
+        "type": "NamespaceContentRemaining",
+        "status": "True",
+        "reason": "SomeResourcesRemain",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    said["message"] = "Some resources are remaining: configmaps. has 1 resource instances"
+    path = cluster.resource("v1", "Namespace").path(None, namespace)
+    cluster.request("PATCH", path + "/status", {}, {"status": {"conditions": [said]}}, MERGE_PATCH)
+    with pytest.raises(
+        ApplyError,
+        match=f"Namespace {namespace}: is Terminating since .*: waits for ConfigMap/held with finalizer example.com/hold, to be "
+        f"taken away by holder, which has set it; .* kubectl --namespace {namespace} patch configmaps held ",
+    ):
+        logic.apply(cluster, [a_namespace(namespace)], MANAGER, timeout=0.5)

@@ -54,7 +54,7 @@ def secret(cluster):
 def test_the_secret_is_written_once(client, cluster):
     predicted = client(check=True)
     assert predicted["secret"]["action"] == "created" and secret(cluster) is None
-    assert client()["changed"] and secret(cluster) == {"client_id": ID, "client_secret": SECRET}
+    assert client()["changed"] and secret(cluster) == {"client_id": ID, "client_secret": SECRET, "key": SECRET}
     again = client()
     assert not again["changed"] and again["secret"]["action"] == "unchanged"
 

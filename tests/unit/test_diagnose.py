@@ -22,6 +22,11 @@ class FakeCluster:
         versions = [item["apiVersion"] for item in self.objects if item["kind"] == kind]
         return Resource(api_version or (versions or ["v1"])[0], kind, kind.lower() + "s", kind not in CLUSTER_SCOPED)
 
+    def named(self, plural, group):
+        kinds = {(item["kind"].lower() + "s", item["apiVersion"].rpartition("/")[0]): item for item in self.objects}
+        found = kinds.get((plural, group))
+        return Resource(found["apiVersion"], found["kind"], plural, True) if found else None
+
     def list(self, api_version, kind, namespace=None, label_selector=None, field_selector=None):
         self.asked.append(("list", kind, namespace))
         self.resource(api_version, kind)
@@ -447,3 +452,91 @@ def test_patience_sees_through_the_alternation_of_pull_errors():
     patience = Patience()
     assert patience.exhausted([Cause("a", "ErrImagePull", "", terminal=True)], 0) == []
     assert patience.exhausted([Cause("a", "ImagePullBackOff", "", terminal=True)], 2)
+
+
+# -- what users run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_training_job_names_its_pod_and_what_that_said():
+    failed = {"type": "Failed", "status": "True", "reason": "TFJobFailed", "message": "TFJob shop/train has failed"}
+    job = make("kubeflow.org/v1", "TFJob", "train", status={"conditions": [failed]})
+    ended = {"name": "tensorflow", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}, "restartCount": 0}
+    worker = pod(job, ended, name="train-worker-0")
+    worker["status"] |= {"phase": "Failed"}
+    found = causes(FakeCluster(job, worker, logs="no digits"), job)
+    assert found[0] == Cause("TFJob shop/train", "TFJobFailed", "TFJob shop/train has failed", terminal=True)
+    assert any(cause.object.startswith("Pod shop/train-worker-0") and "no digits" in cause.message for cause in found)
+
+
+def test_a_failed_workflow_names_its_step():
+    nodes = {
+        "a": {"displayName": "data-passing", "type": "DAG", "phase": "Failed"},
+        "b": {"displayName": "preprocess", "type": "Pod", "phase": "Succeeded"},
+        "c": {"displayName": "train", "type": "Pod", "phase": "Failed", "message": "main: Error (exit code 1)"},
+    }
+    workflow = make("argoproj.io/v1alpha1", "Workflow", "data-passing", status={"phase": "Failed", "nodes": nodes})
+    assert causes(FakeCluster(workflow), workflow) == [
+        Cause("Workflow shop/data-passing step train", "Failed", "main: Error (exit code 1)")
+    ]
+
+
+# -- namespaces that do not go --------------------------------------------------------------------------------------------
+
+
+def terminating(remaining, **meta):
+    conditions = [
+        {"type": "NamespaceContentRemaining", "status": "True", "message": f"Some resources are remaining: {remaining}"},
+        {"type": "NamespaceFinalizersRemaining", "status": "True", "message": "Some content in the namespace has finalizers remaining: …"},
+        {"type": "NamespaceDeletionContentFailure", "status": "False", "message": "All content successfully deleted"},
+    ]
+    status = {"phase": "Terminating", "conditions": conditions}
+    return make("v1", "Namespace", "ada", status=status, spec={"finalizers": ["kubernetes"]}, **meta)
+
+
+def held(api_version, kind, name, *finalizers, manager=None):
+    fields = {"f:metadata": {"f:finalizers": {f'v:"{entry}"': {} for entry in finalizers}}}
+    setters = [{"manager": "kubectl", "fieldsV1": {}}, {"manager": manager, "fieldsV1": fields}] if manager else []
+    return make(api_version, kind, name, "ada", finalizers=list(finalizers), managedFields=setters)
+
+
+def test_a_namespace_names_what_it_waits_for_and_who_is_to_act():
+    model = held(
+        "serving.kserve.io/v1beta1", "InferenceService", "iris", "inferenceservice.finalizers", "example.com/hold", manager="holder"
+    )
+    namespace = terminating("inferenceservices.serving.kserve.io has 1 resource instances, secrets. has 2 resource instances")
+    found = [cause.message for cause in causes(FakeCluster(namespace, model, make("v1", "Secret", "free", "ada")), namespace)]
+    assert found == [
+        "waits for InferenceService/iris with finalizer inferenceservice.finalizers, to be taken away by KServe (Deployment "
+        "kserve-controller-manager), example.com/hold, to be taken away by holder, which has set it",
+        "see why that does not happen, and only if it never will, take it away by hand: kubectl --namespace ada patch "
+        'inferenceservices.serving.kserve.io iris --type=merge --patch \'{"metadata": {"finalizers": null}}\'',
+    ]
+
+
+def test_of_many_objects_some_are_named():
+    volumes = [held("v1", "Claim", f"disk-{number}", "kubernetes.io/pvc-protection") for number in range(5)]
+    namespace = terminating("claims. has 5 resource instances")
+    found = [cause.message for cause in causes(FakeCluster(namespace, *volumes), namespace)]
+    assert found[0] == (
+        "waits for Claim/disk-0 with finalizer kubernetes.io/pvc-protection, to be taken away by "
+        "Kubernetes, as soon as no pod uses the volume"
+    )
+    assert found[3] == "waits for 2 more claims"
+
+
+def test_a_namespace_whose_kinds_cannot_be_listed_says_what_kubernetes_says():
+    status = {
+        "conditions": [{"type": "NamespaceDeletionDiscoveryFailure", "status": "True", "reason": "DiscoveryFailed", "message": "no answer"}]
+    }
+    namespace = make("v1", "Namespace", "ada", status=status)
+    assert [cause.message for cause in causes(FakeCluster(namespace), namespace)] == ["DiscoveryFailed: no answer"]
+
+
+def test_a_namespace_may_have_finalizers_itself():
+    namespace = make("v1", "Namespace", "ada", spec={"finalizers": ["kubernetes", "example.com/hold"]})
+    [cause] = causes(FakeCluster(namespace), namespace)
+    assert cause.message == "has itself the finalizer example.com/hold, to be taken away by its controller"
+
+
+def test_a_namespace_that_stays_has_no_causes():
+    assert causes(FakeCluster(), make("v1", "Namespace", "ada", spec={"finalizers": ["kubernetes"]}, status={"phase": "Active"})) == []

@@ -156,7 +156,9 @@ def test_phases():
         for version, kind in [
             ("serving.kserve.io/v1alpha1", "ClusterServingRuntime"),
             ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
+            ("apps/v1", "Deployment"),
             ("rbac.authorization.k8s.io/v1", "Role"),
+            ("v1", "Secret"),
             ("v1", "Namespace"),
             ("serving.knative.dev/v1", "Service"),
             ("gateway.networking.k8s.io/v1", "HTTPRoute"),
@@ -166,7 +168,7 @@ def test_phases():
     assert [[doc["kind"] for doc in group] for group in documents.phases(docs)] == [
         ["CustomResourceDefinition"],
         ["Namespace"],
-        ["Role"],
+        ["Role", "Secret", "Deployment"],
         ["ValidatingWebhookConfiguration"],
         ["ClusterServingRuntime", "Service", "HTTPRoute"],
     ]

@@ -33,7 +33,7 @@ def test_components_need_what_exists_and_trees_that_are_fetched(catalogs):
         for part in catalog.values():
             assert set(part.get("needs", [])) <= set(catalog)
             assert part.get("tree", "kubeflow") in trees
-            assert set(part) <= {"tree", "paths", "kustomization", "namespace", "needs", "workloads", "ready", "secrets"}
+            assert set(part) <= {"tree", "paths", "kustomization", "namespace", "needs", "workloads", "ready", "recreate", "secrets"}
 
 
 def test_profiles_have_all_that_their_components_need(catalogs, kubeflow_components):
@@ -146,7 +146,7 @@ RUNS = {
 ELSEWHERE = {"1.8": {"cloudsqlproxy", "kserve-controller-manager"}, "26.03": {"kserve-controller-manager"}}
 # Secrets that the controllers themselves make, beside those of cert-manager's Certificates
 MADE_AT_RUNTIME = {
-    "1.8": {"katib-webhook-cert", "webhook-server-tls", "training-operator-webhook-cert"},
+    "1.8": {"webhook-server-tls"},
     "26.03": {"training-operator-webhook-cert", "kubeflow-trainer-webhook-cert", "jobset-webhook-server-cert"},
 }
 
@@ -265,13 +265,14 @@ def wanted_secrets(spec):
 
 
 def test_every_secret_comes_from_somewhere(built, catalog, kubeflow_version):
+    left = set()
     for name, docs in built.items():
         wanted = set().union(*(wanted_secrets(doc["spec"]["template"]["spec"]) for doc in workloads(docs)))
         issued = {doc["spec"]["secretName"] for doc in docs if doc["kind"] == "Certificate"}
-        assert wanted - set(catalog[name].get("secrets", {})) - issued <= MADE_AT_RUNTIME[kubeflow_version], name
+        left |= wanted - set(catalog[name].get("secrets", {})) - issued
+    assert left == MADE_AT_RUNTIME[kubeflow_version]
 
 
-@pytest.mark.parametrize("kubeflow_version", ["26.03"], indirect=True, scope="session")
 def test_the_gateway_gets_through(built):
     """The trees mean a gateway in istio-system; whatever lets that one in lets the one of the options in."""
     docs = [doc for docs in built.values() for doc in docs]
@@ -283,7 +284,7 @@ def test_the_gateway_gets_through(built):
         # nothing leads from a gateway to the object store
         assert "istio-system" not in text or '"gateways"' in text or doc["metadata"]["name"] == "seaweedfs", doc["metadata"]["name"]
     policies = json.dumps([doc for doc in docs if doc["kind"] in ("AuthorizationPolicy", "ConfigMap")])
-    assert "ns/istio-system/sa" not in policies and policies.count("cluster.local/ns/gateways/sa/gateway") > 8
+    assert "istio-system" not in policies and policies.count("cluster.local/ns/gateways/sa/gateway") > 6
 
 
 def test_no_placeholder_of_the_distribution_is_left(built):

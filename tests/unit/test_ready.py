@@ -136,6 +136,27 @@ def test_job_and_pod():
     assert verdict(pod).failed
 
 
+@pytest.mark.parametrize(
+    ("api_version", "kind"), [("kubeflow.org/v1", "TFJob"), ("kubeflow.org/v1", "PyTorchJob"), ("kubeflow.org/v1beta1", "Experiment")]
+)
+def test_what_trains_is_awaited_until_it_has_succeeded_or_failed(api_version, kind):
+    job = make(api_version, kind, status={"conditions": true("Running")})
+    assert not verdict(job).ready and not verdict(job).failed
+    job["status"]["conditions"] += true("Succeeded")
+    assert verdict(job).ready
+    job["status"]["conditions"] = true("Failed", reason="TFJobFailed", message="train-worker-0 has failed")
+    assert verdict(job).failed and "TFJobFailed: train-worker-0 has failed" in verdict(job).text
+
+
+def test_a_workflow_is_awaited_until_it_has_ended_well():
+    workflow = make("argoproj.io/v1alpha1", "Workflow", status={})
+    assert not verdict(workflow).ready and not verdict(workflow).failed
+    workflow["status"] = {"phase": "Succeeded", "progress": "2/2"}
+    assert verdict(workflow).ready
+    workflow["status"] = {"phase": "Failed", "message": "child 'train' failed"}
+    assert verdict(workflow).failed and "child 'train' failed" in verdict(workflow).text
+
+
 def test_definition_namespace_and_what_is_being_deleted():
     definition = make("apiextensions.k8s.io/v1", "CustomResourceDefinition", status={"conditions": true("Established")})
     assert "NamesAccepted" in verdict(definition).text and not verdict(definition).ready

@@ -83,7 +83,7 @@ def test_inventories_set_only_options_that_exist(path):
 def test_custom_role_has_what_the_cloud_roles_ask_for():
     permission = re.compile(r"\b[a-z]+\.[A-Za-z]+\.[A-Za-z]+\b")
     variables = "".join(
-        (ROOT / f"roles/{name}/vars/main.yml").read_text() for name in ("gcp_apis", "oauth_iap", "mgmt_cluster", "gpu_nodes")
+        (ROOT / f"roles/{name}/vars/main.yml").read_text() for name in ("gcp_apis", "oauth_iap", "mgmt_cluster", "gpu_nodes", "kubeflow")
     )
     asked = permission.findall("".join(re.findall(r"^\w*_permissions\w*:.*?(?=^\S|\Z)", variables, re.MULTILINE | re.DOTALL)))
     assert "container.clusters.create" in asked

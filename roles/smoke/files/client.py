@@ -1,21 +1,31 @@
-"""Ask URL until it says WANTED or SECONDS have passed: client.py URL WANTED SECONDS. Reports to the pod's status."""
+"""Ask URL until it says WANTED or SECONDS have passed: client.py URL WANTED SECONDS [JSON TO POST]. Reports to the pod's status."""
 
+import json
 import sys
 import time
 import urllib.request
 
-url, wanted, seconds = sys.argv[1:]
+url, wanted, seconds, body = [*sys.argv[1:], ""][:4]
+request = urllib.request.Request(url, body.encode() or None, {"Content-Type": "application/json"} if body else {})
+
+
+def value(text):
+    """JSON as what it stands for, which may be spelled in different ways."""
+    return json.loads(text) if body else text
+
+
 start = time.monotonic()
 while True:
     asked = time.monotonic()
     try:
-        said = urllib.request.urlopen(url, timeout=10).read().decode().strip()
-    except OSError as error:
-        said = f"{type(error).__name__}: {error}"
-    if said == wanted or asked - start > float(seconds):
+        said = urllib.request.urlopen(request, timeout=60).read().decode().strip()
+        right = value(said) == value(wanted)
+    except (OSError, ValueError) as error:
+        said, right = f"{type(error).__name__}: {error}", False
+    if right or asked - start > float(seconds):
         break
     time.sleep(0.2)
-if said == wanted:
+if right:
     with open("/dev/termination-log", "w") as report:
         report.write(f"{said} ({time.monotonic() - asked:.2f} s)")
     print(said)

@@ -1,4 +1,4 @@
-"""Trains a classifier of handwritten digits on the workers of a TFJob: each with a share of the examples, put together by the first."""
+"""Trains a classifier of handwritten digits on the workers of a job: each with a share of the examples, put together by the first."""
 
 import json
 import os
@@ -9,12 +9,17 @@ from multiprocessing.connection import Client, Listener
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-job = json.loads(os.environ["TF_CONFIG"])  # who takes part, and which of them this is: from the training operator
-workers, index = job["cluster"]["worker"], job["task"]["index"]
-host, port = workers[0].split(":")
+# who takes part, and which of them this is: from the training operator
+if "TF_CONFIG" in os.environ:
+    job = json.loads(os.environ["TF_CONFIG"])
+    workers, index = len(job["cluster"]["worker"]), job["task"]["index"]
+    host, port = job["cluster"]["worker"][0].split(":")
+else:
+    workers, index = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 digits, labels = load_digits(return_X_y=True)
 digits /= 16
-share = slice(index, 1400, len(workers))
+share = slice(index, 1400, workers)
 model = LogisticRegression(max_iter=100).fit(digits[share], labels[share])
 
 if index:
@@ -29,12 +34,12 @@ if index:
                 raise
             time.sleep(1)
 else:
-    with Listener(("", int(port)), backlog=len(workers)) as listener:
-        for _ in workers[1:]:
+    with Listener(("", int(port)), backlog=workers) as listener:
+        for _ in range(workers - 1):
             with listener.accept() as other:
                 coefficients, intercept = other.recv()
             model.coef_ += coefficients
             model.intercept_ += intercept
     accuracy = model.score(digits[1400:], labels[1400:])
-    pathlib.Path("/dev/termination-log").write_text(json.dumps({"workers": len(workers), "accuracy": accuracy}))
+    pathlib.Path("/dev/termination-log").write_text(json.dumps({"workers": workers, "accuracy": accuracy}))
     assert accuracy > 0.85, f"of the digits that were not trained on, only {accuracy:.0%} are recognized"
