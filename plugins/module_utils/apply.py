@@ -152,13 +152,15 @@ def apply(
     dropped = batch.keep([entry for entry in recorded if key(entry) not in wanted], prune_keep) if prune else []
     if capacity_remedy:
         batch.check_capacity(docs, dropped, capacity_remedy)
-    for number, group in enumerate(phases(docs)):
+    home = [doc for doc in docs if inventory and key(doc) == ("", "Namespace", "", inventory.namespace)]
+    batch.write(home)
+    if inventory and not dry_run:
+        # before anything else is created, so that an interrupted run forgets nothing
+        inventory.write(recorded, merge_entries(recorded, docs))
+    for number, group in enumerate(phases(doc for doc in docs if doc not in home)):
         batch.write(group)
         if number == 0:
             batch.establish()
-        if number == 1 and inventory and not dry_run:
-            # before anything else is created, so that an interrupted run forgets nothing
-            inventory.write(recorded, merge_entries(recorded, docs))
     if inventory and prune:
         used = batch.prune(inventory, dropped, prune_data)
         if not dry_run:

@@ -28,7 +28,8 @@ options:
     required: true
   set_namespace:
     description:
-      - Namespace of the ConfigMap C(mlops-platform-<set>), which lists what was applied. It may be created by the documents.
+      - Namespace of the ConfigMap C(mlops-platform-<set>), which lists what was applied. It may be created by the documents; then it is
+        created first, and the list next, so that an interrupted run forgets nothing.
       - Without it there is no list, and nothing can be pruned. Like C(managedFields), the list never counts as a change.
     type: str
   state:
@@ -45,7 +46,7 @@ options:
     elements: path
     default: []
   documents:
-    description: Further documents.
+    description: Further documents. Ansible shows them (C(-vvv)), so Secrets with data are refused here; see O(secrets).
     type: list
     elements: dict
     default: []
@@ -291,6 +292,10 @@ def main() -> None:
     if MISSING:
         module.fail_json(msg=missing_required_lib("kubernetes"), exception=MISSING)
     params = module.params
+    exposed = _exposed(params["documents"])
+    if exposed:
+        module.no_log_values.update(exposed)  # this very error would show them
+        module.fail_json(msg="documents has a Secret with data, which Ansible would show. Remedy: give it by the option secrets instead")
     if params["prune"] and not params["set_namespace"]:
         module.fail_json(msg="prune needs set_namespace: only the list kept there tells what an earlier run applied")
     try:
@@ -333,6 +338,13 @@ def run(params: dict, check_mode: bool) -> apply.Report:
         return apply.remove(cluster, docs, manager, **common)
     common["capacity_remedy"] = params["capacity_remedy"] if params["check_capacity"] else ""
     return apply.apply(cluster, docs, manager, force_managers=params["force_managers"], recreate=params["recreate"], **common)
+
+
+def _exposed(docs: list[dict]) -> set[str]:
+    """The values of Secrets among documents that are no secret to Ansible."""
+    items = [item for doc in docs for item in (doc.get("items") or [doc]) if isinstance(item, dict) and item.get("kind") == "Secret"]
+    sections = [section for item in items for name in ("data", "stringData") if isinstance(section := item.get(name), dict)]
+    return {str(value) for section in sections for value in section.values() if value}
 
 
 def _secrets(text: str, namespace: str, taken: set[tuple]) -> list[dict]:

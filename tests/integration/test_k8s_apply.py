@@ -129,7 +129,7 @@ def test_a_batch_from_nothing_is_predicted_applied_and_then_unchanged(cluster):
     assert real.result() == predicted.result()
     assert real.diff() == predicted.diff()
     assert "s3cret" not in str(real.diff())
-    assert [outcome.doc["kind"] for outcome in real.outcomes][:2] == ["CustomResourceDefinition", "Namespace"]
+    assert [outcome.doc["kind"] for outcome in real.outcomes][:2] == ["Namespace", "CustomResourceDefinition"]
     assert real.outcomes[-1].doc["kind"] == "Gadget"
 
     for dry_run in (False, True):
@@ -769,16 +769,31 @@ def test_the_module_does_it_all(module, live, namespace, tmp_path):
     assert live(deployment()) is None
 
 
-def test_the_module_shows_secrets_nowhere(module, live, capsys):
+def test_the_module_shows_secrets_nowhere(module, live, tmp_path):
     options = {"secrets": json.dumps([secret(password="hunter2hunter2")]), "documents": [config_map()]}
     result = module(**options)
     assert {entry["name"] for entry in result["objects"]} == {"settings", "credentials"}
     assert "hunter2" not in json.dumps(result)
     assert base64.b64decode(live(secret())["data"]["password"]) == b"hunter2hunter2"
     assert not module(**options)["changed"]
-    twice = module(**{**options, "documents": [secret(password="other")]})
+    (tmp_path / "secret.json").write_text(json.dumps(secret(password="other")))
+    twice = module(**options, files=[str(tmp_path / "secret.json")])
     assert "both in secrets and among the other documents: Secret" in twice["msg"]
     assert "secrets is not JSON" in module(secrets="[")["msg"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_module_refuses_secrets_that_ansible_would_show(module, live, wrapped):
+    """Not even the error shows them: Ansible adds the options to what a module returns."""
+    doc = {**secret(password="hunter2hunter2"), "data": {"key": "aHVudGVyMw=="}}
+    docs = [{"apiVersion": "v1", "kind": "List", "items": [doc]}] if wrapped else [config_map(), doc]
+    result = module(documents=docs)
+    assert result["failed"]
+    assert "Remedy: give it by the option secrets instead" in result["msg"]
+    assert result["invocation"]["module_args"]["documents"]
+    assert not any(value in json.dumps(result) for value in ("hunter2", "aHVudGVyMw=="))
+    assert live(config_map()) is None
+    assert not module(documents=[{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "empty"}}]).get("failed")
 
 
 def test_the_module_fails_with_what_was_done(module, edit):
