@@ -144,6 +144,8 @@ def test_the_audience_follows_the_load_balancer(gke, role, rehearsal, api_server
         [other] = balancers.made.values()
         assert other != backend and audiences() == [f"/projects/{number}/global/backendServices/{balancers.ids[other]}"]
 
+        nameless = role(kubeflow_iap_frontend="gateway_api", kubeflow_iap_certificate_map="models")
+        assert nameless.code == 2 and "kubeflow_iap_client_id: is not set" in nameless.text, nameless.output
         switched = role(kubeflow_iap_frontend="gateway_api", kubeflow_iap_certificate_map="models", kubeflow_iap_client_id="client")
         assert switched.code == 0, switched.output
         assert there(gke) == {"ingress": set(), "gateway_api": OBJECTS["gateway_api"]}
