@@ -178,9 +178,13 @@ def test_the_module_sends_and_returns_json(run_module):
 
 def test_the_module_shows_no_token(capsys):
     module = importlib.import_module("ansible_collections.mlops.platform.plugins.modules.http_check")
-    with serving(lambda n: (403, "not you: of-the-test")) as (url, seen):
-        with patch_module_args({"url": url, "token": "of-the-test", "timeout": 0.5}), pytest.raises(SystemExit):
-            module.main()
+    arguments = {"token": "of-the-test", "timeout": 0.5}
+    with (
+        serving(lambda n: (403, "not you: of-the-test")) as (url, seen),
+        patch_module_args({"url": url, **arguments}),
+        pytest.raises(SystemExit),
+    ):
+        module.main()
     said = capsys.readouterr().out
     assert seen[0]["headers"]["authorization"] == "Bearer of-the-test"
     assert "status 403" in said and "of-the-test" not in said
