@@ -34,6 +34,9 @@ options:
     description: More request headers.
     type: dict
     default: {}
+  token:
+    description: Bearer token of who asks. It is shown nowhere.
+    type: str
   expect_status:
     description: The statuses that are expected.
     type: list
@@ -182,6 +185,8 @@ def request_of(params: dict) -> http_probe.Request:
         body = json.dumps(body)
         if not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = "application/json"
+    if params.get("token"):
+        headers["Authorization"] = f"Bearer {params['token']}"
     return http_probe.Request(
         url=params["url"],
         method=(params["method"] or ("GET" if body is None else "POST")).upper(),
@@ -231,6 +236,7 @@ def main() -> None:
             "method": {"type": "str"},
             "body": {"type": "raw"},
             "headers": {"type": "dict", "default": {}},
+            "token": {"type": "str", "no_log": True},
             "expect_status": {"type": "list", "elements": "int", "default": [200]},
             "expect_body": {"type": "str"},
             "expect_json": {"type": "raw"},

@@ -11,6 +11,7 @@ import ssl
 import threading
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mlops.platform.plugins.module_utils.http_probe import Expectation, Request, until_expected
 
@@ -173,6 +174,20 @@ def test_the_module_sends_and_returns_json(run_module):
     assert answer["attempts"] == 1 and answer["seconds"] == round(answer["seconds"], 1)
     assert seen[0]["method"] == "POST" and json.loads(seen[0]["body"]) == {"instances": [[6.8]]}
     assert seen[0]["headers"]["content-type"] == "application/json"
+
+
+def test_the_module_shows_no_token(capsys):
+    module = importlib.import_module("ansible_collections.mlops.platform.plugins.modules.http_check")
+    arguments = {"token": "of-the-test", "timeout": 0.5}
+    with (
+        serving(lambda n: (403, "not you: of-the-test")) as (url, seen),
+        patch_module_args({"url": url, **arguments}),
+        pytest.raises(SystemExit),
+    ):
+        module.main()
+    said = capsys.readouterr().out
+    assert seen[0]["headers"]["authorization"] == "Bearer of-the-test"
+    assert "status 403" in said and "of-the-test" not in said
 
 
 def test_the_module_says_the_last_answer(run_module):

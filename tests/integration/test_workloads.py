@@ -86,6 +86,8 @@ def test_an_experiment_has_the_numbers_of_the_walk_through(use, definitions):
     ]  # fmt: skip
     assert container["resources"] == {"limits": {"memory": "1Gi", "cpu": "0.5"}}
     assert trial["trialParameters"] == [{"name": name, "reference": name} for name in ("lr", "momentum")]
+    assert use("experiment", "-e", "workloads_state=absent").recap("changed") == 1
+    assert definitions.get("kubeflow.org/v1beta1", "Experiment", "random", "ada") is None
 
 
 @pytest.mark.parametrize(

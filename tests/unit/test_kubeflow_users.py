@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from ansible_collections.mlops.platform.plugins.filter.kubeflow_users import (
     deleted_user_documents,
@@ -13,6 +17,7 @@ from ansible_collections.mlops.platform.plugins.filter.kubeflow_users import (
 )
 from ansible_collections.mlops.platform.plugins.module_utils import documents
 
+ROOT = Path(__file__).parents[2]
 ADA = {
     "email": "Ada.Lovelace+ml@example.com",
     "quota": {"cpu": 4, "requests.nvidia.com/gpu": 1},
@@ -217,3 +222,26 @@ def test_profiles_are_deleted_with_their_namespaces():
     assert [(doc["kind"], doc["metadata"]["name"]) for doc in deleted_user_documents(["ada", "bob"])] == [
         ("Profile", "ada"), ("Namespace", "ada"), ("Profile", "bob"), ("Namespace", "bob"),
     ]  # fmt: skip
+
+
+# -- the role's variables -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("selected", "labels", "istiod", "wanted", "standard"),
+    [
+        (["profiles"], {"istio-injection": "enabled"}, {}, "", "privileged"),
+        (["profiles"], {"istio.io/rev": "1-31"}, {}, "", "privileged"),
+        (["profiles"], {"istio-injection": "enabled"}, {"pilot": {"cni": {"enabled": True}}}, "", "baseline"),
+        (["profiles"], {"istio-injection": "enabled"}, {}, "restricted", "restricted"),
+        (["profiles"], {"control-plane": "kubeflow"}, {}, "", "baseline"),
+        (["training-operator"], {"istio-injection": "enabled"}, {}, "", "baseline"),
+    ],
+)
+def test_pods_may_have_what_their_proxies_need(selected, labels, istiod, wanted, standard):
+    loader = DataLoader()
+    found = loader.load_from_file(str(ROOT / "roles/kubeflow/vars/main.yml"), trusted_as_template=True)
+    given = {"kubeflow_namespace_labels": labels, "istio_istiod_values": istiod, "kubeflow_user_pod_security": wanted}
+    templar = Templar(loader=loader, variables={**found, **given, "__kubeflow_selected": selected})
+    assert templar.template(found["__kubeflow_user_pod_security"]) == standard
+    assert ("control-plane" in templar.template(found["__kubeflow_user_mesh_labels"])) is False
