@@ -168,9 +168,9 @@ def test_a_killed_run_is_continued_and_pruned_right(components, start, cluster, 
     begun = existing(cluster, recorded)
     assert 0 < len(begun) < len(recorded)  # it was in the middle, and what it would have done is known
 
-    # somebody decides for less: what was begun of the rest goes, also definitions, and nothing else
+    # somebody decides for less: what was begun of the rest goes, also definitions, and nothing else; volumes stay as ever
     result = finished(start(less))["objects"]
-    kept = named(result, *THERE)
+    kept = named(result, *THERE) | {(kind, name) for kind, name in begun if kind == "PersistentVolumeClaim"}
     assert existing(cluster, [*recorded, *result]) == kept
     assert named(result, "deleted") == begun - kept
 
