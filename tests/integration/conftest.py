@@ -1,15 +1,22 @@
 """Playbooks run as users run them, and the cluster that Molecule left."""
 
+import json
 import os
 import subprocess
+import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ansible_collections.mlops.platform.plugins.module_utils import apply
+from ansible_collections.mlops.platform.plugins.module_utils.client import Cluster
+from rehearsal.state import PROJECT
 from tests import kubeflow
+from tests.gke import BACKEND_CONFIGS, MANAGED_CERTIFICATES, LoadBalancers
 
 ROOT = Path(__file__).parents[2]
 MOLECULE_VARIABLES = ROOT / ".config/molecule/host_vars/localhost.yml"
@@ -110,7 +117,7 @@ def kubeflow_1_8(kubeflow_components, tmp_path_factory):
 @pytest.fixture
 def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
     """`kubeflow_role(*arguments, **variables)` runs the role for Kubeflow 1.8 on the API server. No controllers: nothing is awaited."""
-    from ansible_collections.mlops.platform.plugins.module_utils import apply, documents
+    from ansible_collections.mlops.platform.plugins.module_utils import documents
 
     upstream = Path(os.environ["MLOPS_PLATFORM_UPSTREAM"])
     files = ("istio-1.30.3/charts/base/files/crd-all.gen.yaml", "cert-manager-1.14.5/cert-manager.yaml")  # other roles install these types
@@ -150,3 +157,83 @@ def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
     if cluster.delete("v1", "Namespace", "kubeflow"):
         namespace = cluster.get("v1", "Namespace", "kubeflow")
         cluster.request("PUT", "/api/v1/namespaces/kubeflow/finalize", body={**namespace, "spec": {"finalizers": []}})
+
+
+# What fits on the kind node: requests, ports, and what its packages have; files of inventories/kind
+SMALL = ("cert_manager", "istio", "knative", "kserve")
+
+
+@pytest.fixture
+def gke(play, kubeconfig, tmp_path, free_port):
+    """`gke(playbook, *arguments)` runs a playbook with inventories/gke filled in by `.values`, against a rehearsal of Google Cloud.
+
+    `.requests()` is what the rehearsal was asked, `.knows(id, secret)` lets it have an OAuth client.
+    """
+    state = tmp_path / "rehearsal"
+    command = [sys.executable, "-m", "rehearsal"]
+    arguments = ["--state-dir", state, "--port", str(free_port), "--kubeconfig", kubeconfig]
+    subprocess.run([*command, "start", *arguments], cwd=ROOT, check=True, timeout=120, capture_output=True)
+    endpoint = f"http://127.0.0.1:{free_port}"
+
+    def ask(path, body=None):
+        request = urllib.request.Request(f"{endpoint}/rehearsal/{path}", json.dumps(body).encode() if body else None)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def knows(client, secret):
+        redirect = f"https://iap.googleapis.com/v1/oauth/clientIds/{client}:handleRedirect"
+        ask("seed", {"oauthClients": {client: {"redirectUris": [redirect], "private:secret": secret}}})
+
+    filled_in = {
+        "platform_gcp_project": "rehearsal-project",
+        "platform_admin_email": "engineer@example.com",
+        "platform_domain": "gke.example.com",
+        # instead of Google, of upstream and of the walk-through's Config Controller, whose resource types are in no package
+        "platform_gcp_endpoint": endpoint,
+        "platform_gcp_credentials_file": str(state / "credentials.json"),
+        "mgmt_cluster_backend": "gke",
+        "mgmt_cluster_kubeconfig": str(tmp_path / "kubeconfig"),
+        "platform_source": "packages",
+        "platform_release": "serving-1.14",
+        "gpu_nodes_simulated": 1,  # as Molecule left the node
+        "kubeflow_resources": {"requests": {"cpu": "5m", "memory": "32Mi"}},
+    }
+    values = tmp_path / "values.yml"
+    small = [f"-e@inventories/kind/group_vars/all/{name}.yml" for name in SMALL]
+
+    def run(playbook, *more):
+        values.write_text(yaml.safe_dump(filled_in))
+        return play(playbook, "-i", "inventories/gke", *small, "-e", f"@{values}", *more, timeout=900)
+
+    run.values, run.small, run.knows = filled_in, SMALL, knows
+
+    run.endpoint = endpoint
+    run.number = ask("state")["projects"][PROJECT]["projectNumber"]
+    run.kubeconfig = tmp_path / "kubeconfig"
+    run.requests = lambda since=0: ask(f"requests?since={since}")
+    yield run
+    subprocess.run([*command, "stop", "--state-dir", state], cwd=ROOT, check=True, timeout=60, capture_output=True)
+
+
+@pytest.fixture
+def balanced(gke, kubeconfig, kubectl):
+    """The cluster with GKE's load balancing; afterwards without it and without a login, as Molecule left it."""
+    cluster = Cluster(kubeconfig)
+    apply.apply(cluster, [BACKEND_CONFIGS, MANAGED_CERTIFICATES], "gke")
+    with LoadBalancers(kubeconfig, gke.endpoint, PROJECT, "istio-ingress") as balancers:
+        yield balancers
+        opened = gke(
+            "site.yml",
+            "--tags",
+            "kubeflow",
+            "-e",
+            "kubeflow_access=none",
+            "-e",
+            f"platform_kubeconfig={kubeconfig}",
+            "-e",
+            "platform_context=",
+        )
+    kubectl("delete", "secret", "kubeflow-oauth", "--namespace=istio-ingress", "--ignore-not-found")
+    apply.remove(cluster, [BACKEND_CONFIGS, MANAGED_CERTIFICATES], "gke")
+    assert opened.code == 0, opened.output
+    assert kubectl("get", "ingresses,authorizationpolicies", "--namespace=istio-ingress", "--output=name") == ""

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,9 @@ REAL = {
 }
 # What a program that a placeholder stands in for would make; without it, others do not start
 MADE = {"1.8": {"gcr.io/ml-pipeline/cache-deployer:2.0.3": ["webhook-server-tls"]}, "26.03": {}}
+# Where the gateway leads, whoever asks (kind's inventory: kubeflow_access none)
+PAGES = ("/", "/jupyter/", "/volumes/", "/tensorboards/", "/katib/", "/kserve-endpoints/", "/pipeline/")
+PATHS = {"1.8": PAGES, "26.03": (*PAGES, "/model-registry/", "/dex/", "/oauth2/")}
 # Kinds that controllers make of the rest
 DERIVED = re.compile(r"(events|leases|endpoints|endpointslices|pods|replicasets|controllerrevisions|componentstatuses)([.]|$)")
 
@@ -168,6 +173,27 @@ def test_everything_rolls_out(platform):
         where = f"--namespace={workload['namespace']}"
         live = json.loads(platform.kubectl("get", workload["kind"], workload["name"], where, "--output=json"))
         assert live["status"]["readyReplicas"] == live["spec"]["replicas"], workload["name"]
+
+
+def test_the_gateway_leads_to_the_pages(platform):
+    """Through the real gateway and the proxies beside the pods: mutual TLS, and policies that know the gateway."""
+
+    def status(path):
+        request = urllib.request.Request(f"http://127.0.0.1:{PORTS['kind_http_port']}{path}")
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    assert {path: status(path) for path in PATHS[platform.version]} == dict.fromkeys(
+        PATHS[platform.version], (200, '{"placeholder": true}')
+    )
+    # this one is for the dashboard alone
+    assert status("/kfam/") == (403, "RBAC: access denied")
+    pods = json.loads(platform.kubectl("get", "pods", "--namespace=kubeflow", "--output=json"))["items"]
+    proxied = [pod for pod in pods if "istio-proxy" in json.dumps(pod["spec"])]
+    print(f"{len(PATHS[platform.version])} pages answer through the gateway; {len(proxied)} of {len(pods)} pods have Istio's proxy")
 
 
 def test_katib_goes_and_comes_back(platform):

@@ -173,3 +173,11 @@ def test_inputs(role):
     assert wrong.code == 2, wrong.output
     for words in ("kubeflow_iap_certificate_map: is not set", "kubeflow_iap_name: 'Kubeflow'", "kubeflow_iap_project: is not set"):
         assert words in wrong.text
+
+
+def test_dex_where_there_are_pages(role):
+    without = role("--check", platform_gcp_project="")
+    assert without.code == 0, without.output  # what source packages have has no page
+    wrong = role(platform_gcp_project="", platform_source="upstream", kubeflow_profile="minimal")
+    assert wrong.code == 2, wrong.output
+    assert "kubeflow_access: dex needs the components dex and oauth2-proxy, and Kubeflow 1.8 has none." in wrong.text

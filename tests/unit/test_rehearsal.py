@@ -461,14 +461,13 @@ def test_an_operation_that_fails_in_the_end_changes_nothing(rehearsal, client):
 
 
 def test_a_slow_call_does_not_hold_up_others(rehearsal, client):
-    rehearsal.faults({"kind": "slow", "method": "cloudbilling.*", "seconds": 1.5})
+    rehearsal.faults({"kind": "slow", "method": "cloudbilling.*", "seconds": 3})
     slow = threading.Thread(target=client, args=("GET", BILLING))
     slow.start()
     while not rehearsal.state["faults"][0]["hits"]:
         time.sleep(0.01)
-    started = time.monotonic()
     assert Client(rehearsal.endpoint, rehearsal.access_token)("GET", PROJECT).status_code == 200
-    assert time.monotonic() - started < 1
+    assert slow.is_alive()
     slow.join()
 
 
