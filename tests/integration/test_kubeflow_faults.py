@@ -217,7 +217,7 @@ def test_a_webhook_that_is_down_is_named_with_its_service_and_why(components, st
     assert result["failed"]
     for part in ('webhook "validation.istio.io"', "Service istio-system/istiod", "no pod of namespace istio-system", "app=istiod"):
         assert part in result["msg"], result["msg"]
-    assert time.monotonic() - begun < 60  # of 300
+    assert time.monotonic() - begun < 200  # of 300: it ends once the cause has lasted
     # what needs no webhook is there, a later run does the rest
     assert {item["metadata"]["name"] for item in cluster.list("apps/v1", "Deployment", "kubeflow")} == {
         "centraldashboard",
