@@ -517,7 +517,8 @@ class _Batch:
             self.report.warnings.append(f"whether the nodes have room is not checked: {shorten(error.message, 300)}")
             return
         if problems:
-            raise ApplyError(f"does not fit on {self.cluster}: {'; '.join(problems)}. Nothing was changed. Remedy: {remedy}", self.report)
+            lacking = "; ".join(problems)
+            raise ApplyError(f"does not fit on {self.cluster}: {lacking}. Nothing of it was applied. Remedy: {remedy}", self.report)
 
     # writing
 

@@ -122,7 +122,8 @@ def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
     upstream = Path(os.environ["MLOPS_PLATFORM_UPSTREAM"])
     files = ("istio-1.30.3/charts/base/files/crd-all.gen.yaml", "cert-manager-1.14.5/cert-manager.yaml")  # other roles install these types
     found = documents.load([str(upstream / file) for file in files])
-    apply.apply(cluster, [doc for doc in found if documents.is_crd(doc)], "other-roles")
+    gateway = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-ingress"}}
+    apply.apply(cluster, [gateway, *(doc for doc in found if documents.is_crd(doc))], "other-roles")
 
     def run(*arguments, entry: str = "main", **variables) -> Run:
         given = {
@@ -133,6 +134,9 @@ def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
             "kubeflow_cache_dir": str(tmp_path / "cache"),
             "kubeflow_wait": False,
             "kubeflow_check_capacity": False,
+            "kubeflow_access": "iap",
+            "kubeflow_iap_frontend": "external",
+            "kubeflow_iap_audiences": ["/projects/123456789012/global/backendServices/1234567890123456789"],
             "kubeflow_timeout": 30,
             **variables,
         }
@@ -142,9 +146,9 @@ def kubeflow_role(play, api_server, cluster, kubeflow_1_8, tmp_path):
         return play(playbook, "-i", "localhost,", "-c", "local", *arguments)
 
     yield run
-    apply.remove(
-        cluster, [], "mlops-platform-kubeflow", prune=True, prune_data="unused", inventory=apply.Inventory(cluster, "kubeflow", "kubeflow")
-    )
+    for name, namespace in (("kubeflow-access", "istio-ingress"), ("kubeflow-users", "kubeflow"), ("kubeflow", "kubeflow")):
+        inventory = apply.Inventory(cluster, name, namespace)
+        apply.remove(cluster, [], inventory.manager, prune=True, prune_data="unused", inventory=inventory)
     # what the controllers do that are not there
     for claim in cluster.list("v1", "PersistentVolumeClaim", "kubeflow"):
         path = cluster.resource("v1", "PersistentVolumeClaim").path("kubeflow", claim["metadata"]["name"])

@@ -168,9 +168,9 @@ def test_a_killed_run_is_continued_and_pruned_right(components, start, cluster, 
     begun = existing(cluster, recorded)
     assert 0 < len(begun) < len(recorded)  # it was in the middle, and what it would have done is known
 
-    # somebody decides for less: what was begun of the rest goes, also definitions, and nothing else
+    # somebody decides for less: what was begun of the rest goes, also definitions, and nothing else; volumes stay as ever
     result = finished(start(less))["objects"]
-    kept = named(result, *THERE)
+    kept = named(result, *THERE) | {(kind, name) for kind, name in begun if kind == "PersistentVolumeClaim"}
     assert existing(cluster, [*recorded, *result]) == kept
     assert named(result, "deleted") == begun - kept
 
@@ -217,7 +217,7 @@ def test_a_webhook_that_is_down_is_named_with_its_service_and_why(components, st
     assert result["failed"]
     for part in ('webhook "validation.istio.io"', "Service istio-system/istiod", "no pod of namespace istio-system", "app=istiod"):
         assert part in result["msg"], result["msg"]
-    assert time.monotonic() - begun < 60  # of 300
+    assert time.monotonic() - begun < 200  # of 300: it ends once the cause has lasted
     # what needs no webhook is there, a later run does the rest
     assert {item["metadata"]["name"] for item in cluster.list("apps/v1", "Deployment", "kubeflow")} == {
         "centraldashboard",
