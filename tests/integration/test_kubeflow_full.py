@@ -48,7 +48,7 @@ MADE = {"1.8": {"gcr.io/ml-pipeline/cache-deployer:2.0.3": ["webhook-server-tls"
 PAGES = ("/", "/jupyter/", "/volumes/", "/tensorboards/", "/katib/", "/kserve-endpoints/", "/pipeline/")
 PATHS = {"1.8": PAGES, "26.03": (*PAGES, "/model-registry/", "/dex/", "/oauth2/")}
 # Kinds that controllers make of the rest
-DERIVED = re.compile(r"(events|leases|endpoints|endpointslices|pods|replicasets|controllerrevisions|componentstatuses)([.]|$)")
+DERIVED = re.compile(r"(events|leases|endpoints|endpointslices|ipaddresses|pods|replicasets|controllerrevisions|componentstatuses)([.]|$)")
 
 
 class Platform:
