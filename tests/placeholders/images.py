@@ -185,11 +185,12 @@ def run_registry(name: str, layout: Layout, node: str) -> None:
     """Serve a layout to a node, after the mirror: what the mirror has is real."""
     volume = f"{layout.directory}:/layout:ro"
     image = BASE.removeprefix("docker.io/")
+    subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=60)  # of an interrupted run
     docker("run", "--detach", "--rm", "--name", name, "--network", "kind", "--volume", volume, image, "--layout", "/layout")
     hosts = "/etc/containerd/certs.d/_default/hosts.toml"
     docker("exec", node, "grep", "-q", "mlops-platform-registry:5000", hosts)
     entry = f'\n[host."http://{name}:5000"]\n  capabilities = ["pull", "resolve"]\n'
-    docker("exec", "--interactive", node, "sh", "-c", f"cat >> {hosts}", given=entry)
+    docker("exec", "--interactive", node, "sh", "-c", f"grep -q {name}: {hosts} || cat >> {hosts}", given=entry)
     check = f"import urllib.request; urllib.request.urlopen('http://{name}:5000/v2/', timeout=5)"
     deadline = time.monotonic() + 60
     while subprocess.run(["docker", "exec", name, "python3", "-c", check], capture_output=True).returncode:

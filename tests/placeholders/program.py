@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import pathlib
+import signal
 import socket
 import ssl
 import struct
@@ -178,6 +179,7 @@ def main() -> int:
     name = os.path.basename(sys.argv[0])
     if name in (*GET, *STORE, *TCP) and not (name in STORE and "server" in sys.argv[1:]):
         return client(name, sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the first process of a container is not ended otherwise
     plan = json.loads((HOME / "plan.json").read_text())
     for port, directories in plan["ports"].items():
         try:
